@@ -1,0 +1,1 @@
+//! The guest agent: sessions, logoff, and the channel to the host.

@@ -1,0 +1,2 @@
+//! `vmm-agent`: the guest's end of the integration channel.
+fn main() {}

@@ -1,0 +1,58 @@
+//! What crosses the two wires of the monitor.
+//!
+//! There are two: the **integration channel** between the host and the agent in the guest, and the
+//! **control socket** between a machine's process and the tools that drive it. Both carry the same
+//! [frames](frame): a 32-bit length and a JSON document of at most 64 KiB.
+//!
+//! # The integration channel
+//!
+//! The agent dials the host ([`HOST_CID`], [`AGENT_PORT`]) from a source port below
+//! [`PRIVILEGED_PORTS`], which in Linux only a privileged process can bind; the host refuses all
+//! others. Then, for as long as the connection lives:
+//!
+//! ```text
+//! agent                                             host
+//!   | Hello {protocols, version, boot id, services}   |
+//!   |------------------------------------------------>|
+//!   |        Welcome {protocol} or Refuse {text}      |
+//!   |<------------------------------------------------|
+//!   |   Ping {seq}                                    |   proves that somebody is there,
+//!   |<------------------------------------------------|   not only that the connection is
+//!   |   Pong {seq}                                    |
+//!   |------------------------------------------------>|
+//!   |   Heartbeat, ten a minute                       |
+//!   |------------------------------------------------>|
+//!   |   Request {id, Logoff}                          |
+//!   |<------------------------------------------------|
+//!   |   Accepted {id}, then Session, Progress ...     |
+//!   |------------------------------------------------>|
+//!   |   Done {id, error}                              |
+//!   |------------------------------------------------>|
+//! ```
+//!
+//! Request ids rise and belong to one connection of one boot. A reply with an id that is not
+//! pending is dropped and counted. What may be lost: everything in flight when the connection
+//! ends. The agent then dials again, and the host sends an unfinished logoff again with what it
+//! knows of it ([`message::Resume`]), so that the guest goes on without counting anew.
+//!
+//! Fields and message types that one side does not know are passed over, so that an older and a
+//! newer side still understand each other.
+
+pub mod frame;
+pub mod hello;
+pub mod hresult;
+pub mod message;
+pub mod task;
+
+pub use hresult::HResult;
+
+/// The vsock context id of the host, as every guest sees it.
+pub const HOST_CID: u32 = 2;
+/// The vsock port of the host that the agent dials: the letters `VM`.
+pub const AGENT_PORT: u32 = 0x564d;
+/// Source ports below this one are reserved for privileged guest processes.
+pub const PRIVILEGED_PORTS: u32 = 1024;
+/// The oldest and the newest version of the channel's protocol that this build speaks.
+pub const PROTOCOL: hello::Versions = hello::Versions { min: 1, max: 1 };
+/// Milliseconds between two heartbeats: ten a minute.
+pub const HEARTBEAT_MS: u64 = 6_000;

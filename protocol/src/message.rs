@@ -1,0 +1,205 @@
+//! The messages of the integration channel, both ways.
+//!
+//! A work request goes through three stages. *Accepted*: the guest has taken it and counted what
+//! there is to do. *Committed*: it has begun to act, and there is no way back. *Done*. In between
+//! come a [`SessionReport`] whenever one changes, and a progress message at least once a second.
+
+use crate::HResult;
+use crate::hello::{Hello, Refuse, Welcome};
+use crate::task::{ManagerReport, SessionReport, SessionSummary, TaskResult};
+use serde::{Deserialize, Serialize};
+
+/// Rows that one message may carry in a list; the rest is counted as omitted.
+pub const MAX_ROWS: usize = 64;
+/// Bytes of a string that the guest wrote; longer ones are cut.
+pub const MAX_TEXT: usize = 256;
+
+/// From the host to the agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum HostMessage {
+    /// The hello is accepted.
+    Welcome(Welcome),
+    /// The hello is refused; the connection ends.
+    Refuse(Refuse),
+    /// Are you there? Answered by [`AgentMessage::Pong`] with the same number.
+    Ping {
+        /// Rises with every ping of the connection.
+        seq: u64,
+    },
+    /// Do this.
+    Request {
+        /// Rises with every request of the connection; replies carry it.
+        id: u64,
+        /// What to do.
+        request: Request,
+    },
+    /// Stop this request if it has not been committed yet. Answered by
+    /// [`AgentMessage::CancelAnswer`], and by `Done` where it was stopped.
+    Cancel {
+        /// The request's id.
+        id: u64,
+    },
+    /// A type that this build does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+/// What the host can ask.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "snake_case")]
+pub enum Request {
+    /// Who is logged on? Answered by [`AgentMessage::Sessions`], or [`AgentMessage::Rejected`].
+    Sessions,
+    /// Log everyone off. Answered by [`AgentMessage::Accepted`] and, in the end,
+    /// [`AgentMessage::Done`]; or by [`AgentMessage::Rejected`].
+    Logoff(LogoffRequest),
+    /// A verb that this build does not know; it is rejected.
+    #[serde(other)]
+    Unknown,
+}
+
+/// How to log everyone off.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogoffRequest {
+    /// Milliseconds between the polite signals and SIGKILL.
+    pub grace_ms: u64,
+    /// Milliseconds between the notice on the terminals and the commit; 0: no notice.
+    pub notice_ms: u64,
+    /// Milliseconds after the commit at which the guest gives up.
+    pub deadline_ms: u64,
+    /// Set where this goes on with an operation whose connection was lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resume: Option<Resume>,
+}
+
+/// What the host knows of an operation that an earlier connection of the same boot began.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resume {
+    /// Milliseconds since the commit; none if it was not committed.
+    pub committed_ms: Option<u64>,
+    /// The snapshot, with the outcomes known so far.
+    pub sessions: Vec<SessionReport>,
+}
+
+/// From the agent to the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum AgentMessage {
+    /// The first message of a connection, and only that.
+    Hello(Hello),
+    /// The answer to a ping.
+    Pong {
+        /// The ping's number.
+        seq: u64,
+    },
+    /// The guest's user space still runs.
+    Heartbeat,
+    /// The work is taken.
+    Accepted {
+        /// The request's id.
+        id: u64,
+        /// Where the sessions were counted: `logind`, `utmp+proc`, ...
+        backend: String,
+        /// Sessions to end; a [`AgentMessage::Session`] follows for each.
+        sessions: u32,
+        /// User managers to stop.
+        managers: u32,
+    },
+    /// The state of one session of the snapshot; a later one with the same id replaces it.
+    Session {
+        /// The request's id.
+        id: u64,
+        /// The session.
+        session: SessionReport,
+    },
+    /// How far the work is.
+    Progress(Progress),
+    /// The work is over. Nothing follows for this id.
+    Done(Done),
+    /// The answer to [`Request::Sessions`].
+    Sessions {
+        /// The request's id.
+        id: u64,
+        /// Where the sessions were counted.
+        backend: String,
+        /// At most [`MAX_ROWS`] of them.
+        sessions: Vec<SessionSummary>,
+        /// How many more there are.
+        omitted: u32,
+    },
+    /// The request is not taken. Nothing follows for this id.
+    Rejected {
+        /// The request's id.
+        id: u64,
+        /// Why, as a code.
+        error: HResult,
+        /// Why, in words.
+        text: String,
+    },
+    /// The answer to [`HostMessage::Cancel`].
+    CancelAnswer {
+        /// The request's id.
+        id: u64,
+        /// Whether the request was stopped before its commit.
+        cancelled: bool,
+    },
+    /// A type that this build does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+/// How far a request is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The request's id.
+    pub id: u64,
+    /// Whether the guest has begun to act.
+    pub committed: bool,
+    /// Sessions ended and managers stopped so far.
+    pub done: u32,
+}
+
+/// How a request ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// The request's id.
+    pub id: u64,
+    /// The task's outcome.
+    pub result: TaskResult,
+    /// The task's code; `S_OK` with [`TaskResult::Success`].
+    pub error: HResult,
+    /// The outcome in words; empty with success.
+    pub text: String,
+    /// What became of each user's manager; at most [`MAX_ROWS`], as the lists below.
+    #[serde(default)]
+    pub managers: Vec<ManagerReport>,
+    /// Sessions that appeared after the snapshot.
+    #[serde(default)]
+    pub relogins: Vec<SessionSummary>,
+    /// Sessions that do not count: greeters, managers, background work.
+    #[serde(default)]
+    pub ignored: Vec<SessionSummary>,
+    /// Sessions that are closing with nothing left in them.
+    #[serde(default)]
+    pub stale: Vec<SessionSummary>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_types_verbs_and_fields_are_passed_over() {
+        let message: AgentMessage =
+            serde_json::from_str(r#"{"type":"levitate","height":3}"#).unwrap();
+        assert_eq!(message, AgentMessage::Unknown);
+        let message: HostMessage =
+            serde_json::from_str(r#"{"type":"request","id":4,"request":{"verb":"fly","to":"x"}}"#)
+                .unwrap();
+        assert_eq!(message, HostMessage::Request { id: 4, request: Request::Unknown });
+        let message: HostMessage =
+            serde_json::from_str(r#"{"type":"ping","seq":9,"colour":"red"}"#).unwrap();
+        assert_eq!(message, HostMessage::Ping { seq: 9 });
+    }
+}

@@ -1,0 +1,1 @@
+//! What the tests share: driving a machine's console and the `vmm` command from outside.

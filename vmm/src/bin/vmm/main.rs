@@ -1,0 +1,2 @@
+//! `vmm`: the command that launches guests and works with them.
+fn main() {}

@@ -1,0 +1,1 @@
+//! bzImage: the boot protocol's header, and where the packed kernel lies.

@@ -1,0 +1,1 @@
+//! Unpacked kernels, kept by digest so that each is unpacked once.

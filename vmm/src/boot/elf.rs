@@ -1,0 +1,1 @@
+//! ELF vmlinux: its segments into guest RAM.

@@ -1,0 +1,1 @@
+//! Unpacking a kernel: gzip, xz, lz4 and zstd, within bounds.

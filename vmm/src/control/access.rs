@@ -1,0 +1,1 @@
+//! Who may ask what: the peer's credentials against the machine's owner.

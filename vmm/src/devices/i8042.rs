@@ -1,0 +1,1 @@
+//! The keyboard controller, of which only the reset line is left.

@@ -1,0 +1,1 @@
+//! ACPI sleep, reset and power button registers.

@@ -1,0 +1,1 @@
+//! pvpanic: how a guest kernel says that it has panicked.

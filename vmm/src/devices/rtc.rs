@@ -1,0 +1,1 @@
+//! The CMOS real-time clock: the host's time for the guest to start from.

@@ -1,0 +1,1 @@
+//! The connection to the agent: hello, pings, heartbeats, requests and their replies.

@@ -1,0 +1,1 @@
+//! The guest OS as a caller sees it: sessions and logoff.

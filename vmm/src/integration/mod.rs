@@ -1,0 +1,5 @@
+//! The host's end of the integration channel.
+
+pub mod channel;
+pub mod guest;
+pub mod logoff;

@@ -1,0 +1,1 @@
+//! The `io` thread: one epoll loop that serves every queue, socket and tap of a machine.

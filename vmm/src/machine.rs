@@ -1,0 +1,1 @@
+//! The one wiring file: memory, vCPUs, buses and devices put together.

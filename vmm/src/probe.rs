@@ -1,0 +1,1 @@
+//! Can this host's KVM run machines, and stock kernels?

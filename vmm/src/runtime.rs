@@ -1,0 +1,1 @@
+//! A running machine's directory: its lock and its sockets.

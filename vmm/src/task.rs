@@ -1,0 +1,1 @@
+//! Tasks: work that a caller can watch, wait for and cancel.

@@ -1,0 +1,1 @@
+//! One virtual CPU: its thread, its run loop, its exits.

@@ -1,0 +1,1 @@
+//! virtio-rng: the host's entropy for the guest.

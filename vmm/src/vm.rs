@@ -1,0 +1,1 @@
+//! A virtual machine as its owner holds it: start, state, guest, end.

@@ -1,0 +1,1 @@
+//! One vsock connection: its state and its credit.

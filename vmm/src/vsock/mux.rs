@@ -1,0 +1,1 @@
+//! All connections of a guest, and the host sockets they lead to.

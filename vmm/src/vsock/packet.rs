@@ -1,0 +1,1 @@
+//! A vsock packet: the 44-byte header and the payload behind it.

@@ -1,0 +1,1 @@
+//! ACPI tables of the hardware-reduced profile: RSDP, XSDT, FADT, MADT, DSDT.

@@ -1,0 +1,1 @@
+//! CPUID: what the guest's processors say of themselves.

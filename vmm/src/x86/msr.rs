@@ -1,0 +1,1 @@
+//! Model-specific registers that must be set before a vCPU runs.
