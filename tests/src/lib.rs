@@ -1,1 +1,16 @@
-//! What the tests share: driving a machine's console and the `vmm` command from outside.
+//! What the tests share: a machine under the `vmm` command, its serial console, and the guests.
+//!
+//! The tests that boot stock kernels (`tests/lab_*.rs`) run wherever KVM can do that: on the host
+//! itself or in the lab, as `cargo xtask test` decides. It tells them through the environment where
+//! the command ([`VMM_BIN`](vmm_bin)) and the guests ([`VMM_GUESTS`](Flavour::kernel)) are.
+//!
+//! The judge of every scene is the guest itself, asked over its serial console: a maintenance shell
+//! without a controlling terminal, which is no session and survives every logoff.
+
+mod console;
+mod guest;
+mod machine;
+
+pub use console::Console;
+pub use guest::Flavour;
+pub use machine::{Answer, Machine, Recipe, vmm, vmm_bin};

@@ -1,0 +1,50 @@
+//! The guests that `cargo xtask guest` makes, and where they are.
+
+use std::path::PathBuf;
+
+/// A guest: a stock Debian kernel with the busybox user space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flavour {
+    /// Debian 12's cloud kernel.
+    BookwormCloud,
+    /// Debian 12's generic kernel.
+    Bookworm,
+    /// Debian 13's cloud kernel.
+    TrixieCloud,
+}
+
+impl Flavour {
+    /// The guest's folder in `VMM_GUESTS`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BookwormCloud => "bookworm-cloud",
+            Self::Bookworm => "bookworm",
+            Self::TrixieCloud => "trixie-cloud",
+        }
+    }
+
+    /// The kernel as Debian packs it.
+    #[must_use]
+    pub fn kernel(self) -> PathBuf {
+        self.file("vmlinuz")
+    }
+
+    /// The kernel unpacked, as an ELF file.
+    #[must_use]
+    pub fn vmlinux(self) -> PathBuf {
+        self.file("vmlinux")
+    }
+
+    /// The user space.
+    #[must_use]
+    pub fn initrd(self) -> PathBuf {
+        self.file("initrd")
+    }
+
+    fn file(self, name: &str) -> PathBuf {
+        let guests = std::env::var_os("VMM_GUESTS")
+            .expect("VMM_GUESTS names the folder of the guests; `cargo xtask test` sets it");
+        PathBuf::from(guests).join(self.name()).join(name)
+    }
+}

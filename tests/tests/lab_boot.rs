@@ -1,0 +1,103 @@
+//! Stock kernels from exec to the agent's hello, and every way in which a machine ends.
+
+use tests::{Flavour, Machine, Recipe};
+
+/// Boots to the agent's hello, sees the kernel and its processors from inside, powers off.
+fn boots(kernel: &str, recipe: &Recipe) {
+    let mut machine = Machine::boot(recipe);
+    let release = machine.console.run("uname -r");
+    assert!(release.contains(kernel), "{release} is no {kernel} kernel");
+    assert_eq!(machine.console.run("grep -c ^processor /proc/cpuinfo"), recipe.cpus.to_string());
+    let (status, stderr) = machine.power_off();
+    assert_eq!(status.code(), Some(0), "{stderr}");
+}
+
+fn recipe(name: &str, flavour: Flavour, cpus: u8) -> Recipe {
+    Recipe { cpus, ..Recipe::new(name, flavour, "none") }
+}
+
+#[test]
+fn debian_12_cloud_boots_with_one_cpu() {
+    boots("cloud", &recipe("b12c1", Flavour::BookwormCloud, 1));
+}
+
+#[test]
+fn debian_12_cloud_boots_with_two_cpus() {
+    boots("cloud", &recipe("b12c2", Flavour::BookwormCloud, 2));
+}
+
+#[test]
+fn debian_12_generic_boots_with_one_cpu() {
+    boots("6.1", &recipe("b12g1", Flavour::Bookworm, 1));
+}
+
+#[test]
+fn debian_12_generic_boots_with_two_cpus() {
+    boots("6.1", &recipe("b12g2", Flavour::Bookworm, 2));
+}
+
+#[test]
+fn debian_13_cloud_boots_with_one_cpu() {
+    boots("6.12", &recipe("b13c1", Flavour::TrixieCloud, 1));
+}
+
+#[test]
+fn debian_13_cloud_boots_with_two_cpus() {
+    boots("6.12", &recipe("b13c2", Flavour::TrixieCloud, 2));
+}
+
+#[test]
+fn an_extracted_vmlinux_boots_with_one_cpu() {
+    let flavour = Flavour::BookwormCloud;
+    boots("cloud", &Recipe { kernel: flavour.vmlinux(), ..recipe("elf1", flavour, 1) });
+}
+
+#[test]
+fn an_extracted_vmlinux_boots_with_two_cpus() {
+    let flavour = Flavour::BookwormCloud;
+    boots("cloud", &Recipe { kernel: flavour.vmlinux(), ..recipe("elf2", flavour, 2) });
+}
+
+#[test]
+fn a_reboot_boots_again_and_the_agent_comes_back() {
+    let mut machine = Machine::boot(&recipe("again", Flavour::BookwormCloud, 1));
+    let first = machine.console.run("cat /proc/sys/kernel/random/boot_id");
+    machine.console.type_line("reboot -f");
+    machine.wait_for_shell();
+    machine.wait_for_agent();
+    let second = machine.console.run("cat /proc/sys/kernel/random/boot_id");
+    assert_ne!(first, second);
+    let (status, stderr) = machine.power_off();
+    assert_eq!(status.code(), Some(0), "{stderr}");
+}
+
+#[test]
+fn a_kernel_panic_ends_the_machine_with_its_own_code_and_the_kernels_words() {
+    let mut machine = Machine::start(&recipe("panic", Flavour::BookwormCloud, 1));
+    machine.wait_for_shell();
+    machine.console.type_line("echo c > /proc/sysrq-trigger");
+    let (status, stderr) = machine.wait();
+    assert_eq!(status.code(), Some(10), "{stderr}");
+    assert!(stderr.contains("panic") && stderr.contains("sysrq triggered crash"), "{stderr}");
+}
+
+#[test]
+fn a_kernel_without_a_root_file_system_ends_with_the_panics_code() {
+    let recipe =
+        recipe("noroot", Flavour::BookwormCloud, 1).append("rdinit=/nothing root=/dev/nothing");
+    let (status, stderr) = Machine::start(&recipe).wait();
+    assert_eq!(status.code(), Some(10), "{stderr}");
+    assert!(stderr.contains("panic"), "{stderr}");
+}
+
+#[test]
+fn a_triple_fault_ends_the_machine_with_its_own_code() {
+    // `reboot=t` makes the kernel reset by a triple fault instead of the ACPI register.
+    let recipe = recipe("triple", Flavour::BookwormCloud, 1).append("reboot=t");
+    let mut machine = Machine::start(&recipe);
+    machine.wait_for_shell();
+    machine.console.type_line("reboot -f");
+    let (status, stderr) = machine.wait();
+    assert_eq!(status.code(), Some(11), "{stderr}");
+    assert!(stderr.contains("triple fault"), "{stderr}");
+}
