@@ -3,14 +3,18 @@
 pub mod boot;
 pub mod bus;
 pub mod config;
+pub mod console;
 pub mod control;
 pub mod devices;
 pub mod error;
 pub mod integration;
 pub mod io;
 pub mod irq;
+mod kick;
+pub mod kvm;
 pub mod machine;
 pub mod memory;
+pub mod outcome;
 pub mod probe;
 pub mod runtime;
 pub mod state;

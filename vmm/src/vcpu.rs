@@ -1,1 +1,198 @@
-//! One virtual CPU: its thread, its run loop, its exits.
+//! The virtual processors: they run the guest and fold KVM's exits into a few steps.
+
+use crate::bus::Bus;
+use crate::kick::{self, AllBlocked};
+use crate::outcome::{Outcome, OutcomeSlot};
+use kvm_bindings::{
+    KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_run,
+};
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use std::io;
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+
+/// The two buses of the machine.
+#[derive(Default)]
+pub struct Buses {
+    /// Ports.
+    pub pio: Bus,
+    /// Physical addresses that are not RAM.
+    pub mmio: Bus,
+}
+
+/// What one exit comes to.
+enum Step {
+    /// The guest goes on.
+    Continue,
+    /// KVM was interrupted: look whether to go on.
+    Interrupted,
+    /// The boot is over.
+    End(Outcome),
+}
+
+/// The processors of a machine, a thread each. Dropping it stops them.
+pub struct Processors {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Processors {
+    /// Starts `vcpus`: they reach devices through `buses`, and say how the boot ends through
+    /// `outcome`.
+    ///
+    /// # Errors
+    /// A thread cannot be started; those that were have been stopped again.
+    pub fn start(
+        vcpus: Vec<VcpuFd>,
+        buses: &Arc<Buses>,
+        outcome: &OutcomeSlot,
+    ) -> io::Result<Self> {
+        // The threads inherit the mask: no signal that the process handles ends up in them.
+        let _mask = AllBlocked::new();
+        let mut processors =
+            Self { stop: Arc::default(), threads: Vec::with_capacity(vcpus.len()) };
+        for (index, fd) in vcpus.into_iter().enumerate() {
+            let vcpu = Vcpu {
+                fd,
+                buses: buses.clone(),
+                outcome: outcome.clone(),
+                stop: processors.stop.clone(),
+            };
+            let name = format!("vcpu{index}");
+            let thread = thread::Builder::new().name(name).spawn(move || vcpu.run())?;
+            processors.threads.push(thread);
+        }
+        Ok(processors)
+    }
+}
+
+impl Drop for Processors {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        self.threads.iter().for_each(kick::kick);
+        for thread in self.threads.drain(..) {
+            // A panic of that thread has been reported where it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A virtual processor.
+struct Vcpu {
+    fd: VcpuFd,
+    buses: Arc<Buses>,
+    outcome: OutcomeSlot,
+    stop: Arc<AtomicBool>,
+}
+
+impl Vcpu {
+    /// Runs the guest until it ends or the machine stops. All signals must be blocked.
+    fn run(mut self) {
+        if let Err(error) = kick::admit(&self.fd) {
+            self.outcome
+                .put(Outcome::InternalError(format!("KVM_SET_SIGNAL_MASK failed: {error}")));
+            return;
+        }
+        while !self.stop.load(Ordering::Acquire) {
+            match self.step() {
+                Step::Continue => {}
+                Step::Interrupted => kick::take(),
+                Step::End(outcome) => {
+                    self.outcome.put(outcome);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Runs the guest to its next exit, and does what it asks for.
+    fn step(&mut self) -> Step {
+        let exit = match self.fd.run() {
+            Ok(exit) => exit,
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
+                return Step::Interrupted;
+            }
+            Err(error) => return failed(format!("KVM_RUN failed: {error}")),
+        };
+        match exit {
+            VcpuExit::IoOut(port, data) => {
+                let data = ptr::from_ref(data);
+                let size = io_size(self.fd.get_kvm_run());
+                // SAFETY: KVM has put the data into the page after the vCPU's `kvm_run`, which
+                // stays mapped as long as the vCPU, and does not change before the next run.
+                let data = unsafe { &*data };
+                // A string instruction gives several items of one size at once.
+                for item in data.chunks(size) {
+                    self.buses.pio.write(port.into(), item);
+                }
+                Step::Continue
+            }
+            VcpuExit::IoIn(port, data) => {
+                let data = ptr::from_mut(data);
+                let size = io_size(self.fd.get_kvm_run());
+                // SAFETY: as above; nobody else refers to the data until the next run.
+                let data = unsafe { &mut *data };
+                for item in data.chunks_mut(size) {
+                    self.buses.pio.read(port.into(), item);
+                }
+                Step::Continue
+            }
+            VcpuExit::MmioWrite(address, data) => {
+                self.buses.mmio.write(address, data);
+                Step::Continue
+            }
+            VcpuExit::MmioRead(address, data) => {
+                self.buses.mmio.read(address, data);
+                Step::Continue
+            }
+            VcpuExit::Shutdown => Step::End(Outcome::TripleFault),
+            VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _) => Step::End(Outcome::Reset),
+            VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _) => Step::End(Outcome::PowerOff),
+            VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_CRASH, _) => Step::End(Outcome::Panic(None)),
+            VcpuExit::Intr => Step::Interrupted,
+            // All lines are edge-triggered: an end of interrupt changes nothing.
+            VcpuExit::IoapicEoi(_) => Step::Continue,
+            VcpuExit::InternalError => {
+                let text = internal_error(self.fd.get_kvm_run());
+                let rip = self.fd.get_regs().map_or(0, |regs| regs.rip);
+                failed(format!(
+                    "{text} at rip {rip:#x}; `vmm doctor` tells whether this host runs stock kernels"
+                ))
+            }
+            VcpuExit::FailEntry(reason, _) => {
+                failed(format!("the processor refused to enter the guest (reason {reason:#x})"))
+            }
+            other => failed(format!("KVM gave an exit that was not asked for: {other:?}")),
+        }
+    }
+}
+
+fn failed(text: String) -> Step {
+    Step::End(Outcome::InternalError(text))
+}
+
+/// Bytes of each item of a port access.
+fn io_size(run: &kvm_run) -> usize {
+    // SAFETY: only called after an exit for port I/O, for which KVM fills this part of the union;
+    // it is plain data.
+    let io = unsafe { run.__bindgen_anon_1.io };
+    usize::from(io.size).max(1)
+}
+
+/// What KVM says of an internal error.
+fn internal_error(run: &kvm_run) -> String {
+    // SAFETY: only called after an exit for an internal error, for which KVM fills this part of the
+    // union; it is plain data.
+    let internal = unsafe { run.__bindgen_anon_1.internal };
+    match internal.suberror {
+        kvm_bindings::KVM_INTERNAL_ERROR_EMULATION => {
+            "KVM cannot emulate the guest's instruction".into()
+        }
+        kvm_bindings::KVM_INTERNAL_ERROR_DELIVERY_EV => {
+            "KVM failed while it delivered an event to the guest".into()
+        }
+        suberror => format!("KVM failed internally (suberror {suberror})"),
+    }
+}

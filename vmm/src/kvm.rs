@@ -1,0 +1,155 @@
+//! KVM as this monitor uses it: what it must be able to do, and how a machine's VM is made.
+//!
+//! Order matters: memory is given to the VM before the irqchip is created. The other way round,
+//! each region waits for a grace period of the interrupt routing, several milliseconds.
+
+use crate::memory::GuestRam;
+use crate::x86::cpuid;
+use crate::x86::layout::IOAPIC_PINS;
+use crate::x86::msr::{self, MsrError};
+use kvm_bindings::{
+    CpuId, KVM_API_VERSION, KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, kvm_enable_cap,
+    kvm_userspace_memory_region,
+};
+use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
+use std::sync::Arc;
+use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
+
+/// Where KVM is.
+pub const DEVICE: &str = "/dev/kvm";
+
+/// Three pages in the gap below 4 GiB that VT-x uses for itself.
+const TSS_ADDRESS: usize = 0xfffb_d000;
+
+/// What KVM must be able to do, and what it is called.
+const NEEDED: [(Cap, &str); 7] = [
+    (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
+    (Cap::Irqfd, "KVM_CAP_IRQFD"),
+    (Cap::Ioeventfd, "KVM_CAP_IOEVENTFD"),
+    (Cap::IrqRouting, "KVM_CAP_IRQ_ROUTING"),
+    (Cap::SplitIrqchip, "KVM_CAP_SPLIT_IRQCHIP"),
+    (Cap::ExtCpuid, "KVM_CAP_EXT_CPUID"),
+    (Cap::SetTssAddr, "KVM_CAP_SET_TSS_ADDR"),
+];
+
+/// Why KVM cannot be used, or not for this.
+#[derive(Debug, thiserror::Error)]
+pub enum KvmError {
+    /// There is none.
+    #[error(
+        "there is no {DEVICE}: either this processor has no hardware virtualization, it is switched \
+         off in the firmware, or the kernel module (kvm-intel, kvm-amd) is not loaded"
+    )]
+    Missing,
+    /// It may not be opened.
+    #[error(
+        "no permission to open {DEVICE}: it needs read and write access, which on most systems the \
+         members of the group `kvm` have"
+    )]
+    Permission,
+    /// It cannot be opened.
+    #[error("cannot open {DEVICE}")]
+    Open(#[source] kvm_ioctls::Error),
+    /// It is another interface.
+    #[error("{DEVICE} speaks version {0} of the interface, {KVM_API_VERSION} is needed")]
+    Version(i32),
+    /// It cannot do what is needed.
+    #[error("{DEVICE} lacks {0}: the host's kernel is too old or was built without it")]
+    Capability(&'static str),
+    /// It refused a call.
+    #[error("KVM refused {what}")]
+    Refused {
+        /// Which call, or what it was for.
+        what: &'static str,
+        /// What it said.
+        source: kvm_ioctls::Error,
+    },
+    /// A processor's registers could not be set.
+    #[error(transparent)]
+    Msr(#[from] MsrError),
+}
+
+fn refused(what: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> KvmError {
+    move |source| KvmError::Refused { what, source }
+}
+
+/// An open KVM that can do what is needed.
+pub struct Hypervisor {
+    kvm: Kvm,
+    cpuid: CpuId,
+    tsc_deadline: bool,
+}
+
+impl Hypervisor {
+    /// Opens [`DEVICE`].
+    ///
+    /// # Errors
+    /// It is missing, may not be opened, or lacks something.
+    pub fn open() -> Result<Self, KvmError> {
+        let kvm = Kvm::new().map_err(|error| match error.errno() {
+            libc::ENOENT | libc::ENODEV | libc::ENXIO => KvmError::Missing,
+            libc::EACCES | libc::EPERM => KvmError::Permission,
+            _ => KvmError::Open(error),
+        })?;
+        let version = kvm.get_api_version();
+        if version != KVM_API_VERSION as i32 {
+            return Err(KvmError::Version(version));
+        }
+        if let Some((_, name)) = NEEDED.iter().find(|(cap, _)| !kvm.check_extension(*cap)) {
+            return Err(KvmError::Capability(name));
+        }
+        let cpuid = kvm
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .map_err(refused("KVM_GET_SUPPORTED_CPUID"))?;
+        let tsc_deadline = kvm.check_extension(Cap::TscDeadlineTimer);
+        Ok(Self { kvm, cpuid, tsc_deadline })
+    }
+
+    /// The most processors that a machine may have here.
+    #[must_use]
+    pub fn max_vcpus(&self) -> usize {
+        self.kvm.get_max_vcpus()
+    }
+
+    /// A VM with `ram` and a split irqchip, without processors. `ram` must live as long as the VM:
+    /// [`crate::machine::Machine`] sees to that.
+    ///
+    /// # Errors
+    /// KVM refuses a step.
+    pub fn create_vm(&self, ram: &GuestRam) -> Result<Arc<VmFd>, KvmError> {
+        let vm = self.kvm.create_vm().map_err(refused("KVM_CREATE_VM"))?;
+        for (slot, region) in (0..).zip(ram.iter()) {
+            let memory = kvm_userspace_memory_region {
+                slot,
+                flags: 0,
+                guest_phys_addr: region.start_addr().raw_value(),
+                memory_size: region.len(),
+                userspace_addr: region.as_ptr() as u64,
+            };
+            // SAFETY: the region is a mapping of exactly this length, which the caller keeps as
+            // long as the VM, and slots and guest addresses of the regions are distinct.
+            unsafe { vm.set_user_memory_region(memory) }
+                .map_err(refused("KVM_SET_USER_MEMORY_REGION"))?;
+        }
+        vm.set_tss_address(TSS_ADDRESS).map_err(refused("KVM_SET_TSS_ADDR"))?;
+        let split = kvm_enable_cap {
+            cap: KVM_CAP_SPLIT_IRQCHIP,
+            args: [IOAPIC_PINS.into(), 0, 0, 0],
+            ..kvm_enable_cap::default()
+        };
+        vm.enable_cap(&split).map_err(refused("KVM_CAP_SPLIT_IRQCHIP"))?;
+        Ok(Arc::new(vm))
+    }
+
+    /// Processor `index` of `count` of `vm`.
+    ///
+    /// # Errors
+    /// KVM refuses a step.
+    pub fn create_vcpu(&self, vm: &VmFd, index: u8, count: u8) -> Result<VcpuFd, KvmError> {
+        let vcpu = vm.create_vcpu(index.into()).map_err(refused("KVM_CREATE_VCPU"))?;
+        let cpuid = cpuid::for_vcpu(&self.cpuid, index, count, self.tsc_deadline);
+        vcpu.set_cpuid2(&cpuid).map_err(refused("KVM_SET_CPUID2"))?;
+        msr::set_up(&vcpu)?;
+        Ok(vcpu)
+    }
+}
