@@ -1,6 +1,17 @@
 //! What a machine is made of: the configuration, and the checks it must pass.
 
+use crate::x86::layout::CMDLINE_MAX;
+use protocol::HResult;
 use std::path::PathBuf;
+
+/// The longest name, in characters.
+pub const NAME_MAX: usize = 80;
+/// Characters that no name may have.
+pub const NAME_FORBIDDEN: &str = r#"*?:<>/\|""#;
+/// The least RAM, in bytes: a kernel alone needs more than this.
+pub const MEMORY_MIN: u64 = 16 << 20;
+/// RAM that a machine gets if nobody says otherwise, in bytes.
+pub const MEMORY_DEFAULT: u64 = 512 << 20;
 
 /// How the guest's serial port is connected to the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,7 +38,8 @@ pub enum KernelEntry {
 /// A machine that can be started.
 #[derive(Clone, Debug)]
 pub struct MachineConfig {
-    /// The machine's name: 1 to 80 characters, none of `* ? : < > / \ | "`, no control character.
+    /// The machine's name: 1 to [`NAME_MAX`] characters, none of [`NAME_FORBIDDEN`], no control
+    /// character.
     pub name: String,
     /// The kernel: an ELF `vmlinux` or a `bzImage`.
     pub kernel: PathBuf,
@@ -43,4 +55,226 @@ pub struct MachineConfig {
     pub console: Console,
     /// The entry of a bzImage.
     pub kernel_entry: KernelEntry,
+}
+
+/// What is wrong with a configuration.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// There is no name.
+    #[error("the machine's name is empty")]
+    NameEmpty,
+    /// The name is too long.
+    #[error("the machine's name has {0} characters, {NAME_MAX} are allowed")]
+    NameTooLong(usize),
+    /// The name has a character that names may not have.
+    #[error(
+        "the machine's name has the character {0:?}; control characters and {NAME_FORBIDDEN} are \
+         not allowed, and it may not be . or .."
+    )]
+    NameCharacter(char),
+    /// RAM is too little, or not whole pages.
+    #[error("{0} bytes of RAM: it must be at least {MEMORY_MIN} and a multiple of 4096")]
+    Memory(u64),
+    /// The host has less.
+    #[error("{asked} bytes of RAM were asked for, but this host has {host}")]
+    MemoryOfHost {
+        /// What the machine is to have, in bytes.
+        asked: u64,
+        /// What the host has, in bytes.
+        host: u64,
+    },
+    /// No processors.
+    #[error("a machine needs at least one processor")]
+    Cpus,
+    /// The command line has a character that no command line can have.
+    #[error("the kernel command line has the control character {0:?}")]
+    CmdlineCharacter(char),
+    /// The command line is too long.
+    #[error("the kernel command line has {0} bytes, {max} are allowed", max = CMDLINE_MAX - 1)]
+    CmdlineTooLong(usize),
+}
+
+impl ConfigError {
+    /// The documented code of this error.
+    #[must_use]
+    pub fn code(&self) -> HResult {
+        match self {
+            Self::NameEmpty => HResult::VM_E_CONFIG_NO_NAME,
+            Self::NameTooLong(_) => HResult::VM_E_CONFIG_NAME_TOO_LONG,
+            Self::NameCharacter(_) => HResult::VM_E_CONFIG_NAME_INVALID_CHAR,
+            Self::MemoryOfHost { .. } => HResult::VM_E_OUT_OF_RESOURCE,
+            _ => HResult::E_INVALIDARG,
+        }
+    }
+}
+
+impl MachineConfig {
+    /// A machine of one processor, [`MEMORY_DEFAULT`] of RAM and no console.
+    #[must_use]
+    pub fn new(name: impl Into<String>, kernel: impl Into<PathBuf>) -> Self {
+        Self {
+            name: name.into(),
+            kernel: kernel.into(),
+            initrd: None,
+            append: String::new(),
+            memory: MEMORY_DEFAULT,
+            cpus: 1,
+            console: Console::None,
+            kernel_entry: KernelEntry::Unpacked,
+        }
+    }
+
+    /// The kernel command line: the monitor's words, then those of the configuration, so that the
+    /// latter win.
+    ///
+    /// A kernel that panics is to reboot at once (`panic=-1`): the monitor takes a reset after the
+    /// words of a panic for the end of the machine.
+    #[must_use]
+    pub fn cmdline(&self) -> String {
+        let console = match self.console {
+            Console::None => "",
+            Console::Stdio | Console::File(_) => "console=ttyS0 ",
+        };
+        format!("{console}panic=-1 {}", self.append).trim_end().to_owned()
+    }
+
+    /// Checks everything that can be checked without opening a file.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        check_name(&self.name)?;
+        if self.memory < MEMORY_MIN || !self.memory.is_multiple_of(crate::memory::PAGE_SIZE) {
+            return Err(ConfigError::Memory(self.memory));
+        }
+        if let Some(host) = host_memory().filter(|host| *host < self.memory) {
+            return Err(ConfigError::MemoryOfHost { asked: self.memory, host });
+        }
+        if self.cpus == 0 {
+            return Err(ConfigError::Cpus);
+        }
+        let cmdline = self.cmdline();
+        if let Some(character) = cmdline.chars().find(|c| c.is_control()) {
+            return Err(ConfigError::CmdlineCharacter(character));
+        }
+        if cmdline.len() >= CMDLINE_MAX {
+            return Err(ConfigError::CmdlineTooLong(cmdline.len()));
+        }
+        Ok(())
+    }
+}
+
+/// Checks a machine's name, which becomes the name of a directory.
+///
+/// # Errors
+/// It is empty, too long, or has a character that is not allowed.
+pub fn check_name(name: &str) -> Result<(), ConfigError> {
+    let length = name.chars().count();
+    if length == 0 {
+        return Err(ConfigError::NameEmpty);
+    }
+    if length > NAME_MAX {
+        return Err(ConfigError::NameTooLong(length));
+    }
+    let bad = |c: &char| c.is_control() || NAME_FORBIDDEN.contains(*c);
+    if let Some(character) = name.chars().find(bad) {
+        return Err(ConfigError::NameCharacter(character));
+    }
+    if matches!(name, "." | "..") {
+        return Err(ConfigError::NameCharacter('.'));
+    }
+    Ok(())
+}
+
+/// The host's RAM in bytes, where it tells.
+fn host_memory() -> Option<u64> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// Reads a size as people write it: `512M`, `2G`, `262144K`, or bytes.
+///
+/// # Errors
+/// It is no number, has another unit, or is more than 64 bits can say.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let shift = match text[digits.len()..].trim() {
+        "" | "B" => 0,
+        "K" | "KiB" => 10,
+        "M" | "MiB" => 20,
+        "G" | "GiB" => 30,
+        "T" | "TiB" => 40,
+        unit => return Err(format!("{unit:?} is no unit; K, M, G and T are")),
+    };
+    let number: u64 = digits.parse().map_err(|_| format!("{text:?} is no size, such as 512M"))?;
+    number.checked_mul(1 << shift).ok_or_else(|| format!("{text} is more than there can be"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(change: impl FnOnce(&mut MachineConfig)) -> Result<(), ConfigError> {
+        let mut config = MachineConfig::new("web", "/boot/vmlinuz");
+        change(&mut config);
+        config.validate()
+    }
+
+    #[test]
+    fn a_plain_machine_is_valid() {
+        assert_eq!(with(|_| ()), Ok(()));
+        assert_eq!(with(|config| config.name = "é".repeat(NAME_MAX)), Ok(()));
+    }
+
+    #[test]
+    fn names_follow_the_documented_rules() {
+        assert_eq!(with(|config| config.name.clear()), Err(ConfigError::NameEmpty));
+        let long = with(|config| config.name = "x".repeat(81)).unwrap_err();
+        assert_eq!(long.code(), HResult::VM_E_CONFIG_NAME_TOO_LONG);
+        for character in NAME_FORBIDDEN.chars().chain(['\0', '\n', '\x7f']) {
+            let error = with(|config| config.name = format!("a{character}b")).unwrap_err();
+            assert_eq!(error, ConfigError::NameCharacter(character));
+            assert_eq!(error.code(), HResult::VM_E_CONFIG_NAME_INVALID_CHAR);
+        }
+        assert!(check_name(".").is_err() && check_name("..").is_err());
+        assert!(check_name("...").is_ok());
+    }
+
+    #[test]
+    fn ram_must_be_whole_pages_and_within_the_host() {
+        for memory in [0, 4096, MEMORY_MIN - 1, MEMORY_MIN + 1] {
+            assert_eq!(with(|config| config.memory = memory), Err(ConfigError::Memory(memory)));
+        }
+        let error = with(|config| config.memory = 1 << 60).unwrap_err();
+        assert!(matches!(error, ConfigError::MemoryOfHost { asked, .. } if asked == 1 << 60));
+    }
+
+    #[test]
+    fn command_lines_that_no_kernel_could_read_are_refused() {
+        assert_eq!(
+            with(|config| config.append = "a\0b".into()),
+            Err(ConfigError::CmdlineCharacter('\0'))
+        );
+        assert!(with(|config| config.append = "a\nb".into()).is_err());
+        let ours = MachineConfig::new("web", "").cmdline().len() + 1;
+        let longest = CMDLINE_MAX - 1 - ours;
+        assert_eq!(with(|config| config.append = "x".repeat(longest)), Ok(()));
+        assert_eq!(
+            with(|config| config.append = "x".repeat(longest + 1)),
+            Err(ConfigError::CmdlineTooLong(CMDLINE_MAX))
+        );
+    }
+
+    #[test]
+    fn sizes_are_read_with_their_units_and_never_wrap() {
+        for (text, size) in [("512M", 512 << 20), ("2G", 2 << 30), ("262144K", 256 << 20), ("7", 7)]
+        {
+            assert_eq!(parse_size(text), Ok(size));
+        }
+        for text in ["", "M", "-1", "1.5G", "12Q", "18446744073709551616", "99999999999T", "5é"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
 }

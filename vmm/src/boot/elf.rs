@@ -1,1 +1,272 @@
-//! ELF vmlinux: its segments into guest RAM.
+//! The uncompressed kernel: an ELF file for x86-64, loaded where its program headers say.
+//!
+//! Nothing in the file is believed. All segments are checked before the first byte is written:
+//! each lies within the file and within RAM above 1 MiB, none overlaps another, and the entry lies
+//! in one of them. Guest RAM is new and zero, so the parts of segments that the file does not have
+//! need no writing.
+
+use crate::boot::Image;
+use crate::memory::GuestRam;
+use crate::x86::layout::HIGH_RAM;
+use std::io;
+use std::ops::Range;
+use vm_memory::{GuestAddress, GuestMemoryBackend};
+
+const MAGIC: &[u8] = b"\x7fELF";
+/// `e_ident`: 64-bit, little-endian.
+const IDENT: [u8; 2] = [2, 1];
+const MACHINE_X86_64: u16 = 62;
+/// Bytes of the ELF header and of one program header.
+const HEADER: usize = 64;
+const PROGRAM_HEADER: usize = 56;
+/// Program headers that a kernel may have; stock ones have five.
+const MAX_PROGRAM_HEADERS: u16 = 64;
+const PT_LOAD: u32 = 1;
+
+/// What is wrong with an ELF file.
+#[derive(Debug, thiserror::Error)]
+pub enum ElfError {
+    /// It is for something else.
+    #[error("not an ELF file for x86-64")]
+    Kind,
+    /// Its program headers are not in it, or too many.
+    #[error("its program headers are not in the file, or are more than {MAX_PROGRAM_HEADERS}")]
+    ProgramHeaders,
+    /// It has nothing to load.
+    #[error("it has nothing to load")]
+    Empty,
+    /// A segment is not in the file.
+    #[error("segment {0} is not in the file")]
+    SegmentFile(usize),
+    /// A segment does not fit RAM.
+    #[error("segment {index} needs addresses {start:#x} to {end:#x}, where the machine has no RAM")]
+    SegmentRam {
+        /// Which one.
+        index: usize,
+        /// Its first address.
+        start: u64,
+        /// The address after its last.
+        end: u64,
+    },
+    /// Two segments overlap.
+    #[error("segment {0} overlaps another")]
+    SegmentOverlap(usize),
+    /// The entry is in no segment.
+    #[error("its entry {0:#x} is in none of its segments")]
+    Entry(u64),
+    /// It could not be read.
+    #[error("cannot read it")]
+    Read(#[source] io::Error),
+}
+
+/// A kernel in RAM.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// The physical address of its first instruction.
+    pub entry: u64,
+    /// The address after its last byte.
+    pub end: u64,
+}
+
+struct Segment {
+    offset: u64,
+    file_size: u64,
+    ram: Range<u64>,
+}
+
+/// Whether a file that begins with `bytes` says that it is an ELF file.
+#[must_use]
+pub fn is_one(bytes: &[u8]) -> bool {
+    bytes.starts_with(MAGIC)
+}
+
+/// Loads `image` into `ram`.
+///
+/// # Errors
+/// It is not a kernel that this RAM can hold. RAM is written only if all of it is.
+pub fn load(image: &Image, ram: &GuestRam) -> Result<Loaded, ElfError> {
+    let header = image.bytes(0, HEADER).map_err(|_| ElfError::Kind)?;
+    if !is_one(&header)
+        || header.get(4..6) != Some(&IDENT[..])
+        || u16_at(&header, 18) != Some(MACHINE_X86_64)
+    {
+        return Err(ElfError::Kind);
+    }
+    let entry = u64_at(&header, 24).ok_or(ElfError::Kind)?;
+    let table = u64_at(&header, 32).ok_or(ElfError::Kind)?;
+    let size = u16_at(&header, 54).map(usize::from);
+    let count = u16_at(&header, 56).ok_or(ElfError::Kind)?;
+    if size != Some(PROGRAM_HEADER) || count == 0 || count > MAX_PROGRAM_HEADERS {
+        return Err(ElfError::ProgramHeaders);
+    }
+    let table = image
+        .bytes(table, usize::from(count) * PROGRAM_HEADER)
+        .map_err(|_| ElfError::ProgramHeaders)?;
+
+    let mut segments: Vec<Segment> = Vec::new();
+    for (index, header) in table.chunks_exact(PROGRAM_HEADER).enumerate() {
+        if let Some(segment) = segment(index, header, image.len(), ram)? {
+            let overlaps = |other: &Segment| {
+                other.ram.start < segment.ram.end && segment.ram.start < other.ram.end
+            };
+            if segments.iter().any(overlaps) {
+                return Err(ElfError::SegmentOverlap(index));
+            }
+            segments.push(segment);
+        }
+    }
+    let end = segments.iter().map(|segment| segment.ram.end).max().ok_or(ElfError::Empty)?;
+    if !segments.iter().any(|segment| segment.ram.contains(&entry)) {
+        return Err(ElfError::Entry(entry));
+    }
+    for segment in &segments {
+        image
+            .copy_to(ram, segment.ram.start, segment.offset, segment.file_size)
+            .map_err(ElfError::Read)?;
+    }
+    Ok(Loaded { entry, end })
+}
+
+/// What the program header `index` wants loaded, if it wants that.
+fn segment(
+    index: usize,
+    header: &[u8],
+    file: u64,
+    ram: &GuestRam,
+) -> Result<Option<Segment>, ElfError> {
+    let field = |at| u64_at(header, at).ok_or(ElfError::ProgramHeaders);
+    let kind = header.first_chunk().map(|bytes| u32::from_le_bytes(*bytes));
+    let (offset, start, file_size, size) = (field(8)?, field(24)?, field(32)?, field(40)?);
+    if kind != Some(PT_LOAD) || size == 0 {
+        return Ok(None);
+    }
+    if file_size > size || offset.checked_add(file_size).is_none_or(|end| end > file) {
+        return Err(ElfError::SegmentFile(index));
+    }
+    let end = start.saturating_add(size);
+    let fits = start >= HIGH_RAM
+        && end != u64::MAX
+        && usize::try_from(size).is_ok_and(|size| ram.check_range(GuestAddress(start), size));
+    if !fits {
+        return Err(ElfError::SegmentRam { index, start, end });
+    }
+    Ok(Some(Segment { offset, file_size, ram: start..end }))
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..)?.first_chunk().map(|bytes| u16::from_le_bytes(*bytes))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes.get(at..)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::memory;
+    use vm_memory::Bytes;
+
+    /// Program header: offset, physical address, size in the file, size in RAM.
+    type Header = [u64; 4];
+
+    /// An ELF file of `headers`, followed by 64 bytes, which are the numbers from 0.
+    pub(crate) fn file(entry: u64, headers: &[Header]) -> Vec<u8> {
+        let mut file = vec![0; HEADER];
+        file[..4].copy_from_slice(MAGIC);
+        file[4..6].copy_from_slice(&IDENT);
+        file[18..20].copy_from_slice(&MACHINE_X86_64.to_le_bytes());
+        file[24..32].copy_from_slice(&entry.to_le_bytes());
+        file[32..40].copy_from_slice(&(HEADER as u64).to_le_bytes());
+        file[54..56].copy_from_slice(&(PROGRAM_HEADER as u16).to_le_bytes());
+        file[56..58].copy_from_slice(&(headers.len() as u16).to_le_bytes());
+        for [offset, address, file_size, size] in headers {
+            file.extend(PT_LOAD.to_le_bytes());
+            file.extend(0_u32.to_le_bytes());
+            for field in [offset, address, address, file_size, size, &4096] {
+                file.extend(field.to_le_bytes());
+            }
+        }
+        file.extend(0..64_u8);
+        file
+    }
+
+    fn outcome(file: Vec<u8>) -> Result<Loaded, ElfError> {
+        load(&Image::Bytes(file), &memory::map(4 << 20).unwrap())
+    }
+
+    #[test]
+    fn segments_are_loaded_where_they_say() {
+        let ram = memory::map(4 << 20).unwrap();
+        let headers = [[176, 0x20_0000, 8, 0x1000], [184, 0x30_0000, 4, 4]];
+        let image = Image::Bytes(file(0x20_0004, &headers));
+        let loaded = load(&image, &ram).unwrap();
+        assert_eq!(loaded, Loaded { entry: 0x20_0004, end: 0x30_0004 });
+        let mut bytes = [0xff; 10];
+        ram.read_slice(&mut bytes, GuestAddress(0x20_0000)).unwrap();
+        assert_eq!(bytes, [0, 1, 2, 3, 4, 5, 6, 7, 0, 0]);
+        assert_eq!(ram.read_obj::<u8>(GuestAddress(0x30_0003)).unwrap(), 11);
+    }
+
+    #[test]
+    fn every_truncated_prefix_is_refused() {
+        let whole = file(0x20_0000, &[[120, 0x20_0000, 64, 64]]);
+        assert!(outcome(whole.clone()).is_ok());
+        for length in 0..whole.len() {
+            assert!(outcome(whole[..length].to_vec()).is_err(), "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn segments_that_are_not_in_the_file_are_refused() {
+        for (offset, size) in [(u64::MAX, 1), (1 << 40, 1), (120, 65), (120, u64::MAX), (121, 64)] {
+            let outcome = outcome(file(0x20_0000, &[[offset, 0x20_0000, size, size]]));
+            assert!(matches!(outcome, Err(ElfError::SegmentFile(0))), "{outcome:?}");
+        }
+        // More in the file than in RAM.
+        assert!(outcome(file(0x20_0000, &[[120, 0x20_0000, 64, 63]])).is_err());
+    }
+
+    #[test]
+    fn segments_outside_ram_or_over_the_boot_data_are_refused() {
+        for (address, size) in [
+            (0, 64),
+            (HIGH_RAM - 1, 64),
+            (0x3f_ffff, 64),
+            (0x40_0000, 64),
+            (0x20_0000, 1 << 63),
+            (0x20_0000, u64::MAX),
+            (u64::MAX - 10, 64),
+            (0xc000_0000, 64),
+        ] {
+            let outcome = outcome(file(address, &[[120, address, 64.min(size), size]]));
+            assert!(matches!(outcome, Err(ElfError::SegmentRam { .. })), "{address:#x}+{size:#x}");
+        }
+    }
+
+    #[test]
+    fn overlaps_lost_entries_and_empty_files_are_refused() {
+        let headers = [[176, 0x20_0000, 8, 0x1000], [176, 0x20_0fff, 8, 8]];
+        assert!(matches!(outcome(file(0x20_0000, &headers)), Err(ElfError::SegmentOverlap(1))));
+        let headers = [[120, 0x20_0000, 8, 8]];
+        for entry in [0, 0x1f_ffff, 0x20_0008, u64::MAX] {
+            assert!(
+                matches!(outcome(file(entry, &headers)), Err(ElfError::Entry(_))),
+                "{entry:#x}"
+            );
+        }
+        assert!(matches!(outcome(file(0, &[[0; 4]])), Err(ElfError::Empty)));
+        assert!(matches!(outcome(file(0, &[])), Err(ElfError::ProgramHeaders)));
+        assert!(matches!(outcome(file(0, &[[0; 4]; 65])), Err(ElfError::ProgramHeaders)));
+    }
+
+    #[test]
+    fn other_machines_are_refused() {
+        let headers = [[120, 0x20_0000, 64, 64]];
+        for (at, byte) in [(0, 0), (4, 1), (5, 2), (18, 3)] {
+            let mut file = file(0x20_0000, &headers);
+            file[at] = byte;
+            assert!(matches!(outcome(file), Err(ElfError::Kind)), "byte {at}");
+        }
+    }
+}

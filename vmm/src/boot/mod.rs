@@ -1,9 +1,28 @@
-//! From a kernel file to a vCPU's first instruction.
+//! From a kernel file to the boot processor's first instruction.
+//!
+//! A kernel is entered in 64-bit mode (Documentation/arch/x86/boot.rst). A bzImage is unpacked here
+//! rather than by the guest, which spares every boot the work; what it unpacks to is an ELF file
+//! as any `vmlinux`. With [`KernelEntry::Bzimage`] the guest unpacks itself.
 
 pub mod bzimage;
 pub mod cache;
 pub mod elf;
+pub mod image;
 pub mod unpack;
+mod zero_page;
+
+use crate::config::{KernelEntry, MachineConfig};
+use crate::memory::{GuestRam, MMIO_GAP_START, PAGE_SIZE};
+use crate::x86::layout::{BOOT_PARAMS, CMDLINE, HIGH_RAM};
+use bzimage::{BzImage, BzImageError};
+use cache::Cache;
+use elf::{ElfError, Loaded};
+pub use image::Image;
+use linux_loader::loader::bootparam::setup_header;
+use std::io;
+use std::path::{Path, PathBuf};
+use unpack::UnpackError;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryRegion};
 
 /// Where the boot processor starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,4 +31,181 @@ pub struct Entry {
     pub rip: u64,
     /// Address of the zero page.
     pub boot_params: u64,
+}
+
+/// Why a kernel could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// A file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The kernel file is no kernel.
+    #[error("{} is not a kernel: neither an ELF file nor a bzImage", .0.display())]
+    NotAKernel(PathBuf),
+    /// The bzImage is damaged or too old.
+    #[error("{} is not a bzImage that can be started", path.display())]
+    BzImage {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: BzImageError,
+    },
+    /// The bzImage cannot be unpacked.
+    #[error("cannot unpack the kernel in {}", path.display())]
+    Unpack {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: UnpackError,
+    },
+    /// The ELF file cannot be loaded.
+    #[error("cannot load the kernel of {}", path.display())]
+    Elf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: ElfError,
+    },
+    /// The kernel is larger than RAM.
+    #[error("the kernel needs {needed} bytes of RAM from {at:#x}, where there are fewer")]
+    KernelSize {
+        /// Bytes that it needs.
+        needed: u64,
+        /// From where.
+        at: u64,
+    },
+    /// The initrd is larger than what the kernel leaves of RAM.
+    #[error("the initrd {} has {size} bytes, but the kernel leaves only {room} of RAM for it", path.display())]
+    InitrdSize {
+        /// The file.
+        path: PathBuf,
+        /// Its length in bytes.
+        size: u64,
+        /// What there is, in bytes.
+        room: u64,
+    },
+    /// Guest RAM cannot be written.
+    #[error("cannot write the boot data to guest RAM")]
+    Ram(#[from] GuestMemoryError),
+}
+
+/// Where the initrd is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Initrd {
+    address: u64,
+    size: u64,
+}
+
+/// Loads the kernel, the initrd and what the kernel is told of the machine into `ram`.
+///
+/// # Errors
+/// A file cannot be read, is not what it is to be, or does not fit.
+pub fn load(ram: &GuestRam, config: &MachineConfig) -> Result<Entry, BootError> {
+    let (header, kernel) = load_kernel(ram, config, Cache::of_user().as_ref())?;
+    let initrd = match &config.initrd {
+        Some(path) => load_initrd(ram, path, kernel.end, header.as_ref())?,
+        None => Initrd::default(),
+    };
+    let mut cmdline = config.cmdline().into_bytes();
+    cmdline.push(0);
+    ram.write_slice(&cmdline, GuestAddress(CMDLINE))?;
+    zero_page::write(ram, header.unwrap_or_default(), initrd)?;
+    Ok(Entry { rip: kernel.entry, boot_params: BOOT_PARAMS })
+}
+
+/// Loads the kernel, and gives its setup header if it has one.
+fn load_kernel(
+    ram: &GuestRam,
+    config: &MachineConfig,
+    cache: Option<&Cache>,
+) -> Result<(Option<setup_header>, Loaded), BootError> {
+    let path = &config.kernel;
+    let unreadable = |source| BootError::Read { path: path.clone(), source };
+    let unloadable = |source| BootError::Elf { path: path.clone(), source };
+    let image = Image::open(path).map_err(unreadable)?;
+    let start = image.bytes(0, 4).unwrap_or_default();
+    if elf::is_one(&start) {
+        return Ok((None, elf::load(&image, ram).map_err(unloadable)?));
+    }
+    let packed = image.into_bytes().map_err(unreadable)?;
+    if !BzImage::is_one(&packed) {
+        return Err(BootError::NotAKernel(path.clone()));
+    }
+    let refused = |source| BootError::BzImage { path: path.clone(), source };
+    let bzimage = BzImage::parse(&packed).map_err(refused)?;
+    if config.kernel_entry == KernelEntry::Bzimage {
+        bzimage.entry_64().map_err(refused)?;
+        let loaded = load_packed(ram, &bzimage, &packed)?;
+        return Ok((Some(bzimage.header), loaded));
+    }
+    let payload = &packed[bzimage.payload.clone()];
+    let damaged = |source| BootError::Unpack { path: path.clone(), source };
+    let size = unpack::unpacked_size(payload).map_err(damaged)?;
+    let key = Cache::key(&packed);
+    if let Some(kept) = cache.and_then(|cache| cache.get(&key, size.into())) {
+        match elf::load(&Image::File(kept, size.into()), ram) {
+            Ok(loaded) => return Ok((Some(bzimage.header), loaded)),
+            // Nothing was written, so unpacking can still do it.
+            Err(error) => tracing::warn!(key, %error, "kept kernel is not usable"),
+        }
+    }
+    let kernel = unpack::unpack(payload).map_err(damaged)?;
+    let image = Image::Bytes(kernel);
+    let loaded = elf::load(&image, ram).map_err(unloadable)?;
+    if let (Some(cache), Image::Bytes(kernel)) = (cache, &image)
+        && let Err(error) = cache.put(&key, kernel)
+    {
+        tracing::warn!(%error, "the unpacked kernel cannot be kept; every start will unpack it");
+    }
+    Ok((Some(bzimage.header), loaded))
+}
+
+/// Loads the protected-mode code, for a kernel that unpacks itself.
+fn load_packed(ram: &GuestRam, bzimage: &BzImage, packed: &[u8]) -> Result<Loaded, BootError> {
+    /// The 64-bit entry, from the start of the code.
+    const ENTRY_64: u64 = 0x200;
+    let code = &packed[bzimage.code.clone()];
+    let (preferred, init_size) = (bzimage.header.pref_address, bzimage.header.init_size);
+    let at = preferred.max(HIGH_RAM);
+    let needed = u64::from(init_size).max(code.len() as u64);
+    let fits = usize::try_from(needed).is_ok_and(|size| ram.check_range(GuestAddress(at), size));
+    if !fits {
+        return Err(BootError::KernelSize { needed, at });
+    }
+    ram.write_slice(code, GuestAddress(at))?;
+    Ok(Loaded { entry: at + ENTRY_64, end: at + needed })
+}
+
+/// Loads the initrd as high as the kernel can reach it, out of the way of all that grows upwards.
+fn load_initrd(
+    ram: &GuestRam,
+    path: &Path,
+    kernel_end: u64,
+    header: Option<&setup_header>,
+) -> Result<Initrd, BootError> {
+    /// `initrd_addr_max` of kernels that do not say: what 64-bit ones have said for long.
+    const ADDRESS_MAX: u32 = 0x7fff_ffff;
+    let unreadable = |source| BootError::Read { path: path.to_owned(), source };
+    let image = Image::open(path).map_err(unreadable)?;
+    let reach = match header.map(|header| header.initrd_addr_max) {
+        Some(max) if max > 0 => max,
+        _ => ADDRESS_MAX,
+    };
+    let low_ram = ram.iter().next().map_or(0, GuestMemoryRegion::len);
+    let top = low_ram.min(MMIO_GAP_START).min(u64::from(reach) + 1);
+    let bottom = kernel_end.next_multiple_of(PAGE_SIZE);
+    let size = image.len();
+    let room = top.saturating_sub(bottom);
+    if size > room {
+        return Err(BootError::InitrdSize { path: path.to_owned(), size, room });
+    }
+    // Rounding down stays above `bottom`, which is page-aligned.
+    let address = (top - size) / PAGE_SIZE * PAGE_SIZE;
+    image.copy_to(ram, address, 0, size).map_err(unreadable)?;
+    Ok(Initrd { address, size })
 }

@@ -15,7 +15,8 @@ pub const PORTS: u64 = 4;
 const SLEEP_CONTROL: u64 = 0;
 const SLEEP_STATUS: u64 = 1;
 const RESET: u64 = 2;
-const BUTTON: u64 = 3;
+/// The power button's status: 1 if it was pressed since the last read.
+pub const BUTTON: u64 = 3;
 
 /// Sleep control: go to sleep now.
 const SLEEP_ENABLE: u8 = 1 << 5;

@@ -1,4 +1,86 @@
-//! Virtio devices: what a device is, and the MMIO transport that shows it to the guest.
+//! Virtio devices: what a device is, and the MMIO transport that shows it to the guest
+//! (Virtual I/O Device specification, version 1.2).
 
 pub mod mmio;
+pub mod queue;
 pub mod rng;
+
+use crate::irq::IrqLine;
+use crate::memory::GuestRam;
+use queue::DeviceQueue;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// `InterruptStatus`: a queue has used buffers.
+const INTERRUPT_QUEUE: u32 = 1 << 0;
+/// `InterruptStatus`: the configuration or the status has changed.
+const INTERRUPT_CONFIG: u32 = 1 << 1;
+
+/// A device behind a transport.
+///
+/// The transport negotiates and checks; the device is given its queues when the driver is ready,
+/// and loses them at reset.
+pub trait VirtioDevice: Send {
+    /// The device type (section 5).
+    fn device_type(&self) -> u32;
+    /// The most descriptors that each queue may have: powers of two.
+    fn queue_sizes(&self) -> &[u16];
+    /// The features of this device type that are offered, bits 0 to 23.
+    fn features(&self) -> u64 {
+        0
+    }
+    /// Fills `data` from the device's configuration space at `offset`; what is not there stays
+    /// zero.
+    fn read_config(&self, _offset: u64, _data: &mut [u8]) {}
+    /// The driver is ready.
+    ///
+    /// # Errors
+    /// The host lacks what the device needs; the driver is told that the device needs a reset.
+    fn activate(&mut self, activation: Activation) -> io::Result<()>;
+    /// The driver resets the device: when this returns, nothing uses its queues any more.
+    fn reset(&mut self);
+}
+
+/// What a device is given when the driver is ready.
+pub struct Activation {
+    /// Guest RAM.
+    pub ram: GuestRam,
+    /// The queues, all checked.
+    pub queues: Vec<DeviceQueue>,
+    /// To tell the driver about changes.
+    pub interrupt: Interrupt,
+}
+
+/// A device's interrupt: what happened, and the line that says that something did.
+#[derive(Clone)]
+pub struct Interrupt {
+    status: Arc<AtomicU32>,
+    needs_reset: Arc<AtomicU32>,
+    line: IrqLine,
+}
+
+impl Interrupt {
+    fn new(line: IrqLine) -> Self {
+        Self { status: Arc::default(), needs_reset: Arc::default(), line }
+    }
+
+    /// Tells the driver that a queue has used buffers.
+    pub fn queue(&self) {
+        self.raise(INTERRUPT_QUEUE);
+    }
+
+    /// Tells the driver that the device cannot go on until it is reset: it found nonsense in a
+    /// queue.
+    pub fn needs_reset(&self) {
+        self.needs_reset.store(1, Ordering::Release);
+        self.raise(INTERRUPT_CONFIG);
+    }
+
+    fn raise(&self, what: u32) {
+        self.status.fetch_or(what, Ordering::AcqRel);
+        if let Err(error) = self.line.trigger() {
+            tracing::warn!(%error, "interrupt not raised");
+        }
+    }
+}
