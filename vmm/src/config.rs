@@ -128,14 +128,15 @@ impl MachineConfig {
     /// latter win.
     ///
     /// A kernel that panics is to reboot at once (`panic=-1`): the monitor takes a reset after the
-    /// words of a panic for the end of the machine.
+    /// words of a panic for the end of the machine. And it is to reboot through ACPI (`reboot=a`):
+    /// with hardware-reduced tables Linux would try EFI first, and then hang in a BIOS call.
     #[must_use]
     pub fn cmdline(&self) -> String {
         let console = match self.console {
             Console::None => "",
             Console::Stdio | Console::File(_) => "console=ttyS0 ",
         };
-        format!("{console}panic=-1 {}", self.append).trim_end().to_owned()
+        format!("{console}panic=-1 reboot=a {}", self.append).trim_end().to_owned()
     }
 
     /// Checks everything that can be checked without opening a file.

@@ -77,9 +77,11 @@ pub(crate) fn admit(vcpu: &VcpuFd) -> io::Result<()> {
 
 /// Kicks the vCPU that `thread` runs. The thread must have been started under [`AllBlocked`].
 pub(crate) fn kick<T>(thread: &JoinHandle<T>) {
+    #[allow(clippy::unnecessary_cast, reason = "a pointer with musl, a number with glibc")]
+    let id = thread.as_pthread_t() as libc::pthread_t;
     // SAFETY: the handle has not been joined, so its thread id is valid. A thread that has ended
     // already needs no kick.
-    unsafe { libc::pthread_kill(thread.as_pthread_t(), signal()) };
+    unsafe { libc::pthread_kill(id, signal()) };
 }
 
 /// Takes a pending kick off the calling thread, if there is one.

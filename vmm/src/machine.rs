@@ -1,1 +1,303 @@
-//! The one wiring file: memory, vCPUs, buses and devices put together.
+//! The one wiring file: a configuration becomes a machine, and the machine runs one boot.
+//!
+//! The order is that of [`kvm`](crate::kvm): memory, irqchip, processors. Then come the devices,
+//! each at its place in [`layout`], the ACPI tables that tell of them, and the kernel. A reboot
+//! makes a new machine, so that nothing of the earlier boot is left.
+
+use crate::boot::{self, BootError};
+use crate::bus::{Bus, BusError, SharedDevice};
+use crate::config::{ConfigError, MachineConfig};
+use crate::console::HostConsole;
+use crate::devices::i8042::{self, I8042};
+use crate::devices::power::{self, Power};
+use crate::devices::pvpanic::{self, Pvpanic};
+use crate::devices::rtc::{self, Rtc};
+use crate::devices::serial::{self, Serial};
+use crate::io::IoThread;
+use crate::irq::IrqLine;
+use crate::kvm::{Hypervisor, KvmError};
+use crate::memory::{self, GuestRam, MemoryError};
+use crate::outcome::{Outcome, OutcomeSlot};
+use crate::vcpu::{Buses, Processors};
+use crate::virtio::VirtioDevice;
+use crate::virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
+use crate::virtio::rng::Rng;
+use crate::vsock::device::{Service, Vsock, VsockConfig};
+use crate::x86::acpi::{self, AcpiError, Platform};
+use crate::x86::ioapic::IoApic;
+use crate::x86::layout;
+use crate::x86::regs::{self, RegsError};
+use crossbeam_channel::{Receiver, Sender};
+use kvm_ioctls::{IoEventAddress, VcpuFd, VmFd};
+use protocol::AGENT_PORT;
+use std::io;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The guest's context id: every machine has its own vsock, so all can have the same.
+const GUEST_CID: u64 = 3;
+
+/// What connects a machine to the rest of the monitor; it outlives the guest's reboots.
+pub struct Links {
+    /// Takes the host's ends of the agent's connections.
+    pub agents: Sender<UnixStream>,
+    /// Where host programs connect to reach the guest's vsock ports.
+    pub vsock_listener: Option<UnixListener>,
+    /// What the guest dials goes to the socket `<this>_<port>`.
+    pub vsock_path: Option<PathBuf>,
+    /// The serial console.
+    pub console: HostConsole,
+}
+
+/// Why a machine could not be put together or run.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// The configuration is not valid.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// KVM cannot be used, or refused something.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// This host cannot have so many processors in a machine.
+    #[error("{asked} processors were asked for, KVM here allows {most}")]
+    Cpus {
+        /// What the machine is to have.
+        asked: u8,
+        /// What is allowed.
+        most: usize,
+    },
+    /// Guest RAM could not be made.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// The kernel or the initrd could not be loaded.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// The ACPI tables could not be written.
+    #[error(transparent)]
+    Acpi(#[from] AcpiError),
+    /// The boot processor could not be set up.
+    #[error(transparent)]
+    Regs(#[from] RegsError),
+    /// Two devices want the same place; a defect of the monitor.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// KVM would not connect a device.
+    #[error("KVM refused {what}")]
+    Connect {
+        /// What for.
+        what: &'static str,
+        /// What it said.
+        source: kvm_ioctls::Error,
+    },
+    /// No descriptor or thread is left.
+    #[error("cannot make {what}")]
+    Resource {
+        /// What.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+fn resource(what: &'static str) -> impl FnOnce(io::Error) -> MachineError {
+    move |source| MachineError::Resource { what, source }
+}
+
+fn connect(what: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> MachineError {
+    move |source| MachineError::Connect { what, source }
+}
+
+/// Ends a boot, or presses the power button, from outside.
+#[derive(Clone)]
+pub struct MachineControl {
+    outcome: OutcomeSlot,
+    power: Arc<Mutex<Power>>,
+    button: IrqLine,
+}
+
+impl MachineControl {
+    /// Stops the machine, as if its plug was pulled.
+    pub fn stop(&self) {
+        self.outcome.put(Outcome::Stopped);
+    }
+
+    /// Presses the power button.
+    pub fn press_power_button(&self) {
+        self.power.lock().unwrap_or_else(PoisonError::into_inner).press();
+        if let Err(error) = self.button.trigger() {
+            tracing::warn!(%error, "the power button's interrupt was not raised");
+        }
+    }
+}
+
+/// A machine that is ready to run.
+///
+/// Fields are dropped in this order: first who uses guest RAM, last the RAM.
+pub struct Machine {
+    vcpus: Vec<VcpuFd>,
+    buses: Arc<Buses>,
+    io: IoThread,
+    slot: OutcomeSlot,
+    outcome: Receiver<Outcome>,
+    control: MachineControl,
+    output: crate::console::ConsoleOutput,
+    _vm: Arc<VmFd>,
+    _ram: GuestRam,
+}
+
+impl Machine {
+    /// Puts the machine that `config` describes together, and connects it through `links`.
+    ///
+    /// # Errors
+    /// The configuration is not valid, a file cannot be loaded, or the host cannot do it.
+    pub fn new(config: &MachineConfig, links: &Links) -> Result<Self, MachineError> {
+        config.validate()?;
+        let hypervisor = Hypervisor::open()?;
+        let most = hypervisor.max_vcpus();
+        if usize::from(config.cpus) > most {
+            return Err(MachineError::Cpus { asked: config.cpus, most });
+        }
+        let ram = memory::map(config.memory)?;
+        let vm = hypervisor.create_vm(&ram)?;
+        let vcpus = (0..config.cpus)
+            .map(|index| hypervisor.create_vcpu(&vm, index, config.cpus))
+            .collect::<Result<Vec<_>, _>>()?;
+
+        let io = IoThread::spawn().map_err(resource("the io thread"))?;
+        let (slot, outcome) = OutcomeSlot::new();
+        let mut board = Board { vm: &vm, pio: Bus::default(), mmio: Bus::default(), virtio: 0 };
+        let ioapic = Arc::new(Mutex::new(IoApic::new(vm.clone())));
+        board.mmio.insert(layout::IOAPIC, layout::IOAPIC_SIZE, ioapic)?;
+        let control = board.platform(links, &io, &slot)?;
+        for device in virtio_devices(links, &io)? {
+            board.virtio(device, &ram)?;
+        }
+        acpi::write(&ram, &Platform { cpus: config.cpus, virtio: board.virtio })?;
+        let buses = Arc::new(Buses { pio: board.pio, mmio: board.mmio });
+
+        let entry = boot::load(&ram, config)?;
+        if let Some(first) = vcpus.first() {
+            regs::set_up(first, &ram, &entry)?;
+        }
+        links.console.output().boot_begins();
+        let output = links.console.output().clone();
+        Ok(Self { vcpus, buses, io, slot, outcome, control, output, _vm: vm, _ram: ram })
+    }
+
+    /// A way to end the boot from outside.
+    #[must_use]
+    pub fn control(&self) -> MachineControl {
+        self.control.clone()
+    }
+
+    /// Runs the boot to its end.
+    ///
+    /// # Errors
+    /// A processor's thread cannot be started.
+    pub fn run(self) -> Result<Outcome, MachineError> {
+        let processors = Processors::start(self.vcpus, &self.buses, &self.slot)
+            .map_err(resource("the processors' threads"))?;
+        // The slot is ours, so somebody can always say how the boot ended.
+        let outcome = self.outcome.recv().unwrap_or(Outcome::Stopped);
+        drop(processors);
+        // The devices and the console's last words.
+        drop(self.buses);
+        drop(self.io);
+        Ok(match outcome {
+            // A kernel that panics resets at once: `MachineConfig::cmdline` asks it to.
+            Outcome::Reset => match self.output.panic() {
+                Some(text) => Outcome::Panic(Some(text)),
+                None => Outcome::Reset,
+            },
+            outcome => outcome,
+        })
+    }
+}
+
+/// The virtio devices of every machine.
+fn virtio_devices(
+    links: &Links,
+    io: &IoThread,
+) -> Result<[Box<dyn VirtioDevice>; 2], MachineError> {
+    let listener = links.vsock_listener.as_ref().map(UnixListener::try_clone).transpose();
+    let agents = Service { port: AGENT_PORT, privileged: true, accept: links.agents.clone() };
+    let vsock = VsockConfig {
+        guest_cid: GUEST_CID,
+        listener: listener.map_err(resource("a descriptor of the vsock socket"))?,
+        guest_sockets: links.vsock_path.clone(),
+        services: vec![agents],
+    };
+    Ok([Box::new(Vsock::new(vsock, io.handle())), Box::new(Rng::new(io.handle()))])
+}
+
+/// The machine while devices are put on it.
+struct Board<'a> {
+    vm: &'a VmFd,
+    pio: Bus,
+    mmio: Bus,
+    virtio: u8,
+}
+
+impl Board<'_> {
+    /// An interrupt line that reaches pin `gsi` of the I/O APIC.
+    fn line(&self, gsi: u32) -> Result<IrqLine, MachineError> {
+        let line = IrqLine::new().map_err(resource("an interrupt line"))?;
+        self.vm.register_irqfd(line.event(), gsi).map_err(connect("KVM_IRQFD"))?;
+        Ok(line)
+    }
+
+    fn port(&mut self, base: u16, length: u64, device: SharedDevice) -> Result<(), BusError> {
+        self.pio.insert(base.into(), length, device)
+    }
+
+    /// Puts on what every PC has.
+    fn platform(
+        &mut self,
+        links: &Links,
+        io: &IoThread,
+        outcome: &OutcomeSlot,
+    ) -> Result<MachineControl, MachineError> {
+        let output = links.console.output().clone();
+        let line = self.line(layout::SERIAL_GSI)?;
+        let serial = Serial::new(line, output.clone()).map_err(resource("the serial port"))?;
+        let serial = Arc::new(Mutex::new(serial));
+        self.port(layout::SERIAL, serial::PORTS, serial.clone())?;
+        io.handle()
+            .add(links.console.connect(serial, outcome.clone()))
+            .map_err(resource("the console"))?;
+
+        let i8042 = I8042::new(outcome.clone());
+        self.port(layout::I8042, i8042::PORTS, Arc::new(Mutex::new(i8042)))?;
+        self.port(layout::RTC, rtc::PORTS, Arc::new(Mutex::new(Rtc::default())))?;
+
+        let panicked = outcome.clone();
+        let pvpanic = Pvpanic::new(move || panicked.put(Outcome::Panic(output.panic())));
+        self.port(layout::PVPANIC, pvpanic::PORTS, Arc::new(Mutex::new(pvpanic)))?;
+
+        let power = Arc::new(Mutex::new(Power::new(outcome.clone())));
+        self.port(layout::POWER, power::PORTS, power.clone())?;
+        let button = self.line(layout::POWER_GSI)?;
+        Ok(MachineControl { outcome: outcome.clone(), power, button })
+    }
+
+    /// Puts on a virtio device; KVM rings its queues' doorbells.
+    fn virtio(
+        &mut self,
+        device: Box<dyn VirtioDevice>,
+        ram: &GuestRam,
+    ) -> Result<(), MachineError> {
+        let index = self.virtio;
+        let base = layout::VIRTIO_MMIO + u64::from(index) * layout::VIRTIO_MMIO_SIZE;
+        let line = self.line(layout::VIRTIO_GSI + u32::from(index))?;
+        let transport =
+            MmioTransport::new(ram.clone(), line, device).map_err(resource("a virtio device"))?;
+        let notify = IoEventAddress::Mmio(base + QUEUE_NOTIFY);
+        for (queue, doorbell) in (0_u32..).zip(transport.doorbells()) {
+            self.vm.register_ioevent(doorbell, &notify, queue).map_err(connect("KVM_IOEVENTFD"))?;
+        }
+        self.mmio.insert(base, layout::VIRTIO_MMIO_SIZE, Arc::new(Mutex::new(transport)))?;
+        self.virtio += 1;
+        Ok(())
+    }
+}

@@ -1,1 +1,245 @@
-//! The vsock device: three queues, and what moves between them and the connections.
+//! The device: three queues, and the multiplexer behind them.
+//!
+//! The guest's packets come through the transmit queue, ours go through the receive queue, the
+//! event queue tells of migrations and is never used. The transmit queue is not looked at while
+//! too many resets wait for the receive queue: a guest that takes no packets sends none.
+
+use crate::io::{IoHandle, Registry, Source, SourceId};
+use crate::memory::GuestRam;
+use crate::virtio::queue::{Broken, DeviceQueue};
+use crate::virtio::{Activation, VirtioDevice};
+use crate::vsock::mux::{Mux, TOKENS};
+use crate::vsock::packet::{self, HEADER, MAX_PAYLOAD, op};
+use crossbeam_channel::Sender;
+use std::io::{self, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::time::Instant;
+use vmm_sys_util::epoll::EventSet;
+use zerocopy::IntoBytes;
+
+const DEVICE_TYPE: u32 = 19;
+const QUEUE_SIZES: [u16; 3] = [256, 256, 64];
+/// Tokens of the doorbells, after those of the multiplexer.
+const RECEIVE: u32 = TOKENS;
+const TRANSMIT: u32 = TOKENS + 1;
+
+/// What the device connects.
+pub struct VsockConfig {
+    /// The guest's context id: 3 or more, and less than 2^32 - 1.
+    pub guest_cid: u64,
+    /// Where host programs connect to reach the guest.
+    pub listener: Option<UnixListener>,
+    /// What the guest dials and no service takes goes to the socket `<this>_<port>`.
+    pub guest_sockets: Option<PathBuf>,
+    /// The monitor's own services.
+    pub services: Vec<Service>,
+}
+
+impl VsockConfig {
+    fn try_clone(&self) -> io::Result<Self> {
+        let listener = self.listener.as_ref().map(UnixListener::try_clone).transpose()?;
+        if let Some(listener) = &listener {
+            listener.set_nonblocking(true)?;
+        }
+        Ok(Self {
+            guest_cid: self.guest_cid,
+            listener,
+            guest_sockets: self.guest_sockets.clone(),
+            services: self.services.clone(),
+        })
+    }
+}
+
+/// A service inside the monitor that the guest can dial.
+#[derive(Clone)]
+pub struct Service {
+    /// Its port on the host.
+    pub port: u32,
+    /// Only privileged processes of the guest may dial it: those that could bind a source port
+    /// below [`protocol::PRIVILEGED_PORTS`].
+    pub privileged: bool,
+    /// Takes the service's ends of new connections; when it is full, the guest is refused.
+    pub accept: Sender<UnixStream>,
+}
+
+/// The device.
+pub struct Vsock {
+    config: VsockConfig,
+    io: IoHandle,
+    active: Option<SourceId>,
+}
+
+impl Vsock {
+    /// A device that is served on `io`.
+    #[must_use]
+    pub fn new(config: VsockConfig, io: IoHandle) -> Self {
+        Self { config, io, active: None }
+    }
+}
+
+impl VirtioDevice for Vsock {
+    fn device_type(&self) -> u32 {
+        DEVICE_TYPE
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &QUEUE_SIZES
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        let cid = self.config.guest_cid.to_le_bytes();
+        let from = usize::try_from(offset).unwrap_or(usize::MAX);
+        for (byte, value) in data.iter_mut().zip(cid.iter().skip(from)) {
+            *byte = *value;
+        }
+    }
+
+    fn activate(&mut self, activation: Activation) -> io::Result<()> {
+        let mux = Mux::new(self.config.try_clone()?);
+        let mut queues = activation.queues.into_iter();
+        let (Some(receive), Some(transmit)) = (queues.next(), queues.next()) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let payload = Vec::with_capacity(MAX_PAYLOAD);
+        let queues = Queues { ram: activation.ram, receive, transmit, mux, payload };
+        self.active = Some(self.io.add(Box::new(queues))?);
+        Ok(())
+    }
+
+    fn reset(&mut self) {
+        if let Some(active) = self.active.take() {
+            self.io.remove(active);
+        }
+    }
+}
+
+impl Drop for Vsock {
+    fn drop(&mut self) {
+        self.reset();
+    }
+}
+
+/// The device on the `io` thread.
+struct Queues {
+    ram: GuestRam,
+    receive: DeviceQueue,
+    transmit: DeviceQueue,
+    mux: Mux,
+    /// Room for one payload, used again and again.
+    payload: Vec<u8>,
+}
+
+impl Queues {
+    /// Moves packets both ways until nothing moves.
+    fn serve(&mut self, registry: &mut Registry<'_>) {
+        let outcome = loop {
+            match self
+                .take_packets(registry)
+                .and_then(|more| Ok((more, self.give_packets(registry)?)))
+            {
+                // The guest has more, and taking it no longer waits for the receive queue.
+                Ok((true, _)) if self.mux.accepts_packets() => {}
+                Ok(_) => break Ok(()),
+                Err(Broken) => break Err(Broken),
+            }
+        };
+        self.transmit.notify();
+        self.receive.notify();
+        if outcome.is_err() {
+            registry.forget(self.receive.doorbell().as_ref());
+            registry.forget(self.transmit.doorbell().as_ref());
+        }
+    }
+
+    /// Takes the guest's packets, and says whether some are left because resets wait.
+    fn take_packets(&mut self, registry: &mut Registry<'_>) -> Result<bool, Broken> {
+        let ram = self.ram.clone();
+        loop {
+            while self.mux.accepts_packets() {
+                let Some(chain) = self.transmit.pop(&ram)? else { break };
+                let head = chain.head_index();
+                // A packet that cannot be read has no sender to tell.
+                if let Ok(mut reader) = chain.reader(&ram)
+                    && let Ok(header) = packet::read_header(&mut reader)
+                {
+                    self.payload.clear();
+                    // Only data has a payload, whatever the length says.
+                    let complete = header.op.get() != op::RW
+                        || packet::read_payload(&header, &mut reader, &mut self.payload).is_ok();
+                    if complete {
+                        self.mux.receive(&header, &self.payload, registry);
+                    }
+                }
+                self.transmit.add_used(head, 0)?;
+            }
+            if !self.mux.accepts_packets() {
+                return Ok(true);
+            }
+            if !self.transmit.await_buffers()? {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Gives the guest its packets, as far as it has buffers.
+    fn give_packets(&mut self, registry: &mut Registry<'_>) -> Result<(), Broken> {
+        let ram = self.ram.clone();
+        while self.mux.has_packets() {
+            let Some(chain) = self.receive.pop(&ram)? else {
+                if self.receive.await_buffers()? {
+                    continue;
+                }
+                return Ok(());
+            };
+            let head = chain.head_index();
+            let writer = chain.writer(&ram).ok();
+            // A buffer that holds no header, or nothing beside it, goes back empty.
+            let Some(mut writer) = writer.filter(|writer| writer.available_bytes() > HEADER) else {
+                self.receive.add_used(head, 0)?;
+                continue;
+            };
+            let room = writer.available_bytes() - HEADER;
+            let Some(header) = self.mux.next_packet(room, &mut self.payload, registry) else {
+                self.receive.unpop();
+                return Ok(());
+            };
+            // The room was counted before, and the chain does not change.
+            let written = writer
+                .write_all(header.as_bytes())
+                .and_then(|()| writer.write_all(&self.payload))
+                .map_or(0, |()| HEADER + self.payload.len());
+            self.receive.add_used(head, written as u32)?;
+        }
+        Ok(())
+    }
+}
+
+impl Source for Queues {
+    fn start(&mut self, registry: &mut Registry<'_>) -> io::Result<()> {
+        registry.watch(self.receive.doorbell().as_ref(), RECEIVE, EventSet::IN)?;
+        registry.watch(self.transmit.doorbell().as_ref(), TRANSMIT, EventSet::IN)?;
+        self.mux.start(registry)
+    }
+
+    fn ready(&mut self, token: u32, events: EventSet, registry: &mut Registry<'_>) {
+        match token {
+            RECEIVE => self.receive.answer(),
+            TRANSMIT => self.transmit.answer(),
+            token => self.mux.ready(token, events, registry),
+        }
+        self.serve(registry);
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.mux.deadline()
+    }
+
+    fn expired(&mut self, registry: &mut Registry<'_>) {
+        self.mux.expired(registry);
+    }
+}
+
+#[cfg(test)]
+#[path = "device_tests.rs"]
+mod tests;

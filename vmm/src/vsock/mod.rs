@@ -1,6 +1,17 @@
-//! virtio-vsock: the socket device between host and guest.
+//! virtio-vsock: stream sockets between host and guest (section 5.10).
+//!
+//! To the guest the host is context id 2. On the host's side every connection is a `UnixStream`:
+//!
+//! - what the guest dials goes to a [service](device::Service) of the monitor, such as the
+//!   integration channel, or to the Unix socket `<path>_<port>`;
+//! - host programs connect to the Unix socket `<path>` and say `CONNECT <port>\n`, which is answered
+//!   with `OK <host port>\n` once the guest has accepted.
+//!
+//! [`packet`] is the wire format, [`connection`] one connection's state and credit, [`mux`] all of
+//! them with their sockets, [`handshake`] the `CONNECT` line, [`device`] the queues.
 
 pub mod connection;
 pub mod device;
+pub mod handshake;
 pub mod mux;
 pub mod packet;

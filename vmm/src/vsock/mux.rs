@@ -1,1 +1,355 @@
-//! All connections of a guest, and the host sockets they lead to.
+//! All connections of the device: who is connected to whom, and whose turn it is.
+//!
+//! Everything is bounded: connections, programs that have not said what they want, resets that
+//! wait for the guest to take them. A connection that has something for the guest stands in line
+//! once; it gives one packet and goes to the end of the line, so that a busy one does not starve
+//! the others.
+
+use crate::io::Registry;
+use crate::vsock::connection::{BUF_ALLOC, Connection, Ports};
+use crate::vsock::device::{Service, VsockConfig};
+use crate::vsock::handshake::{Handshake, Progress};
+use crate::vsock::packet::{HOST_CID, Header, TYPE_STREAM, op};
+use protocol::PRIVILEGED_PORTS;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::time::Instant;
+use vmm_sys_util::epoll::EventSet;
+
+/// Connections at once.
+pub const MAX_CONNECTIONS: usize = 1024;
+/// Host programs at once that have connected and not said where to.
+pub const MAX_HANDSHAKES: usize = 64;
+/// Resets for unknown connections that wait for the guest's buffers. When there are so many, the
+/// guest's own packets wait.
+pub const MAX_RESETS: usize = 256;
+
+/// Host ports of connections that host programs dial begin here, above those that users choose.
+const FIRST_HOST_PORT: u32 = 1 << 30;
+
+/// Tokens: the listener, then handshakes, then connections, each with its place.
+const LISTENER: u32 = 0;
+const HANDSHAKES: u32 = 1;
+const CONNECTIONS: u32 = HANDSHAKES + MAX_HANDSHAKES as u32;
+/// The first token that the multiplexer does not use.
+pub const TOKENS: u32 = CONNECTIONS + MAX_CONNECTIONS as u32;
+
+/// A connection in its place.
+struct Slot {
+    connection: Connection,
+    ports: Ports,
+    /// It stands in line.
+    queued: bool,
+    /// For what its stream is watched.
+    watched: Option<EventSet>,
+}
+
+/// The connections.
+pub struct Mux {
+    config: VsockConfig,
+    listening: bool,
+    handshakes: Vec<Option<Handshake>>,
+    slots: Vec<Option<Slot>>,
+    by_ports: HashMap<Ports, usize>,
+    line: VecDeque<usize>,
+    resets: VecDeque<Header>,
+    next_host_port: u32,
+}
+
+impl Mux {
+    /// No connections yet.
+    #[must_use]
+    pub fn new(config: VsockConfig) -> Self {
+        Self {
+            config,
+            listening: false,
+            handshakes: Vec::new(),
+            slots: Vec::new(),
+            by_ports: HashMap::new(),
+            line: VecDeque::new(),
+            resets: VecDeque::new(),
+            next_host_port: FIRST_HOST_PORT,
+        }
+    }
+
+    /// Begins to watch the listener.
+    ///
+    /// # Errors
+    /// It cannot be watched.
+    pub fn start(&mut self, registry: &mut Registry<'_>) -> io::Result<()> {
+        let room = self.handshakes.iter().flatten().count() < MAX_HANDSHAKES;
+        if let Some(listener) = &self.config.listener
+            && self.listening != room
+        {
+            if room {
+                registry.watch(listener, LISTENER, EventSet::IN)?;
+            } else {
+                registry.forget(listener);
+            }
+            self.listening = room;
+        }
+        Ok(())
+    }
+
+    /// Whether the guest's packets can be taken: each may cause a reset that has to wait.
+    #[must_use]
+    pub fn accepts_packets(&self) -> bool {
+        self.resets.len() < MAX_RESETS
+    }
+
+    /// When a host program's time for its handshake is over.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.handshakes.iter().flatten().map(Handshake::deadline).min()
+    }
+
+    /// Ends the handshakes whose time is over.
+    pub fn expired(&mut self, registry: &mut Registry<'_>) {
+        let now = Instant::now();
+        for place in &mut self.handshakes {
+            if let Some(late) = place.take_if(|handshake| handshake.deadline() <= now) {
+                registry.forget(late.stream());
+            }
+        }
+        self.listen(registry);
+    }
+
+    /// A descriptor is ready.
+    pub fn ready(&mut self, token: u32, events: EventSet, registry: &mut Registry<'_>) {
+        if token == LISTENER {
+            self.accept(registry);
+        } else if let Some(index) = token.checked_sub(CONNECTIONS) {
+            let index = index as usize;
+            if let Some(Some(slot)) = self.slots.get_mut(index) {
+                slot.connection.stream_ready(events);
+            }
+            self.settle(index, registry);
+        } else {
+            self.proceed((token - HANDSHAKES) as usize, registry);
+        }
+    }
+
+    fn listen(&mut self, registry: &mut Registry<'_>) {
+        if let Err(error) = self.start(registry) {
+            tracing::warn!(%error, "host programs can no longer reach the guest");
+        }
+    }
+
+    /// Takes host programs that have connected, as many as there is room for.
+    fn accept(&mut self, registry: &mut Registry<'_>) {
+        while let Some(place) = free_place(&mut self.handshakes, MAX_HANDSHAKES) {
+            let Some(Ok((stream, _))) = self.config.listener.as_ref().map(UnixListener::accept)
+            else {
+                break;
+            };
+            let token = HANDSHAKES + place as u32;
+            let watched = stream
+                .set_nonblocking(true)
+                .and_then(|()| registry.watch(&stream, token, EventSet::IN));
+            if watched.is_ok() {
+                self.handshakes[place] = Some(Handshake::new(stream));
+            }
+        }
+        self.listen(registry);
+    }
+
+    /// A host program has said something.
+    fn proceed(&mut self, place: usize, registry: &mut Registry<'_>) {
+        let Some(Some(handshake)) = self.handshakes.get_mut(place) else { return };
+        let progress = handshake.proceed();
+        if progress == Progress::Waits {
+            return;
+        }
+        let Some(handshake) = self.handshakes[place].take() else { return };
+        registry.forget(handshake.stream());
+        if let Progress::Wants(guest) = progress
+            && let Some(host) = self.free_host_port(guest)
+        {
+            let ports = Ports { host, guest };
+            let connection = Connection::dialled(ports, handshake.into_stream());
+            if let Some(index) = self.insert(ports, connection) {
+                self.settle(index, registry);
+            }
+        }
+        self.listen(registry);
+    }
+
+    /// A port of the host that no connection to `guest` has.
+    fn free_host_port(&mut self, guest: u32) -> Option<u32> {
+        for _ in 0..=MAX_CONNECTIONS {
+            let host = self.next_host_port;
+            self.next_host_port = host.wrapping_add(1).max(FIRST_HOST_PORT);
+            if !self.by_ports.contains_key(&Ports { host, guest }) {
+                return Some(host);
+            }
+        }
+        None
+    }
+
+    fn insert(&mut self, ports: Ports, connection: Connection) -> Option<usize> {
+        let index = free_place(&mut self.slots, MAX_CONNECTIONS)?;
+        self.slots[index] = Some(Slot { connection, ports, queued: false, watched: None });
+        self.by_ports.insert(ports, index);
+        Some(index)
+    }
+
+    /// Brings the connection's watch and its place in line up to date, or removes it.
+    fn settle(&mut self, index: usize, registry: &mut Registry<'_>) {
+        let Some(Some(slot)) = self.slots.get_mut(index) else { return };
+        let interest = slot.connection.interest();
+        if interest != slot.watched {
+            let token = CONNECTIONS + index as u32;
+            match interest {
+                Some(events) => {
+                    if registry.watch(slot.connection.stream(), token, events).is_err() {
+                        slot.connection.reset();
+                    }
+                }
+                None => registry.forget(slot.connection.stream()),
+            }
+            slot.watched = interest;
+        }
+        if slot.connection.has_packet() && !slot.queued {
+            slot.queued = true;
+            self.line.push_back(index);
+        }
+        if slot.connection.is_over() {
+            registry.forget(slot.connection.stream());
+            self.by_ports.remove(&slot.ports);
+            // A place in line that is left finds nobody.
+            self.slots[index] = None;
+        }
+    }
+
+    /// Takes a packet of the guest.
+    pub fn receive(&mut self, header: &Header, payload: &[u8], registry: &mut Registry<'_>) {
+        if header.src_cid.get() != self.config.guest_cid || header.dst_cid.get() != HOST_CID {
+            // Whoever it claims to be is not behind this device.
+            return;
+        }
+        let ports = Ports { host: header.dst_port.get(), guest: header.src_port.get() };
+        let known = self.by_ports.get(&ports).copied();
+        let stream = header.kind.get() == TYPE_STREAM;
+        match (known, header.op.get()) {
+            (Some(index), _) if stream => {
+                if let Some(Some(slot)) = self.slots.get_mut(index) {
+                    slot.connection.receive(header, payload);
+                }
+                self.settle(index, registry);
+            }
+            (None, op::REQUEST) if stream => match self.dial(ports) {
+                Some(peer) => {
+                    let connection = Connection::accepted(ports, peer, header);
+                    match self.insert(ports, connection) {
+                        Some(index) => self.settle(index, registry),
+                        None => self.refuse(header),
+                    }
+                }
+                None => self.refuse(header),
+            },
+            // A reset is never answered by another.
+            (_, op::RST) => {}
+            _ => self.refuse(header),
+        }
+    }
+
+    /// Says that there is no such connection.
+    fn refuse(&mut self, header: &Header) {
+        self.resets.push_back(Header {
+            src_port: header.dst_port,
+            dst_port: header.src_port,
+            kind: header.kind,
+            op: op::RST.into(),
+            buf_alloc: BUF_ALLOC.into(),
+            ..Header::default()
+        });
+    }
+
+    /// The host's end of a connection that the guest dials, if anybody there wants it.
+    fn dial(&self, ports: Ports) -> Option<UnixStream> {
+        if self.slots.iter().flatten().count() >= MAX_CONNECTIONS {
+            return None;
+        }
+        let service = self.config.services.iter().find(|service| service.port == ports.host);
+        let stream = match (service, &self.config.guest_sockets) {
+            (Some(service), _) => offer(service, ports)?,
+            (None, Some(path)) => dial_socket(path, ports.host).ok()?,
+            (None, None) => return None,
+        };
+        stream.set_nonblocking(true).ok()?;
+        Some(stream)
+    }
+
+    /// Whether there may be a packet for the guest.
+    #[must_use]
+    pub fn has_packets(&self) -> bool {
+        !self.resets.is_empty() || !self.line.is_empty()
+    }
+
+    /// The next packet for the guest; its payload, of at most `room` bytes, is put into `payload`.
+    pub fn next_packet(
+        &mut self,
+        room: usize,
+        payload: &mut Vec<u8>,
+        registry: &mut Registry<'_>,
+    ) -> Option<Header> {
+        payload.clear();
+        if let Some(reset) = self.resets.pop_front() {
+            return Some(self.addressed(reset));
+        }
+        while let Some(index) = self.line.pop_front() {
+            let Some(Some(slot)) = self.slots.get_mut(index) else { continue };
+            slot.queued = false;
+            let header = slot.connection.next_packet(room, payload);
+            self.settle(index, registry);
+            if let Some(header) = header {
+                let header = Header { kind: TYPE_STREAM.into(), ..header };
+                return Some(self.addressed(header));
+            }
+        }
+        None
+    }
+
+    fn addressed(&self, header: Header) -> Header {
+        Header { src_cid: HOST_CID.into(), dst_cid: self.config.guest_cid.into(), ..header }
+    }
+}
+
+/// The first free place, if fewer than `most` are taken.
+fn free_place<T>(places: &mut Vec<Option<T>>, most: usize) -> Option<usize> {
+    if let Some(free) = places.iter().position(Option::is_none) {
+        return Some(free);
+    }
+    (places.len() < most).then(|| {
+        places.push(None);
+        places.len() - 1
+    })
+}
+
+/// Gives one end of a new pair to `service`, if it has room and the guest's port is good enough.
+fn offer(service: &Service, ports: Ports) -> Option<UnixStream> {
+    if service.privileged && ports.guest >= PRIVILEGED_PORTS {
+        tracing::warn!(
+            port = ports.guest,
+            "an unprivileged process of the guest dialled a privileged service; refused"
+        );
+        return None;
+    }
+    let (theirs, ours) = UnixStream::pair().ok()?;
+    service.accept.try_send(theirs).ok()?;
+    Some(ours)
+}
+
+/// Connects to the socket of the host program that serves `port`, without waiting for it.
+fn dial_socket(path: &Path, port: u32) -> io::Result<UnixStream> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!("_{port}"));
+    let address = SocketAddrUnix::new(Path::new(&name))?;
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    connect(&socket, &address)?;
+    Ok(UnixStream::from(socket))
+}

@@ -1,1 +1,106 @@
-//! A vsock packet: the 44-byte header and the payload behind it.
+//! The packet: a header of 44 bytes, and a payload that may be scattered over any number of
+//! descriptors (section 5.10.6).
+
+use std::io::{self, Read};
+use virtio_queue::Reader;
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// The host's context id.
+pub const HOST_CID: u64 = 2;
+/// Bytes of a header.
+pub const HEADER: usize = size_of::<Header>();
+/// The longest payload, in bytes: what Linux sends and accepts.
+pub const MAX_PAYLOAD: usize = 64 * 1024;
+/// The only type of socket that is offered: streams.
+pub const TYPE_STREAM: u16 = 1;
+
+/// Operations.
+pub mod op {
+    /// Asks for a connection.
+    pub const REQUEST: u16 = 1;
+    /// Accepts a connection.
+    pub const RESPONSE: u16 = 2;
+    /// There is no such connection, or no longer.
+    pub const RST: u16 = 3;
+    /// The sender will not send, or not receive, any more.
+    pub const SHUTDOWN: u16 = 4;
+    /// Carries data.
+    pub const RW: u16 = 5;
+    /// Tells the sender's credit, as every packet does.
+    pub const CREDIT_UPDATE: u16 = 6;
+    /// Asks for an update.
+    pub const CREDIT_REQUEST: u16 = 7;
+}
+
+/// `SHUTDOWN`: the sender receives no more.
+pub const SHUTDOWN_RECEIVE: u32 = 1;
+/// `SHUTDOWN`: the sender sends no more.
+pub const SHUTDOWN_SEND: u32 = 2;
+/// `SHUTDOWN`: both.
+pub const SHUTDOWN_BOTH: u32 = SHUTDOWN_RECEIVE | SHUTDOWN_SEND;
+
+/// A packet's header, `struct virtio_vsock_hdr`.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Unaligned,
+)]
+#[repr(C)]
+pub struct Header {
+    /// The sender's context id.
+    pub src_cid: U64,
+    /// The receiver's context id.
+    pub dst_cid: U64,
+    /// The sender's port.
+    pub src_port: U32,
+    /// The receiver's port.
+    pub dst_port: U32,
+    /// Bytes of payload.
+    pub length: U32,
+    /// The type of socket.
+    pub kind: U16,
+    /// The operation.
+    pub op: U16,
+    /// The operation's flags.
+    pub flags: U32,
+    /// Credit: bytes that the sender's buffer can hold.
+    pub buf_alloc: U32,
+    /// Credit: bytes that the sender has taken out of that buffer so far, modulo 2^32.
+    pub fwd_cnt: U32,
+}
+
+/// Reads a header from the start of a chain.
+///
+/// # Errors
+/// The chain is shorter.
+pub fn read_header(reader: &mut Reader<'_>) -> io::Result<Header> {
+    let mut header = Header::default();
+    reader.read_exact(header.as_mut_bytes())?;
+    Ok(header)
+}
+
+/// Reads the payload that `header` announces into `payload`.
+///
+/// # Errors
+/// It is longer than any payload, or than the rest of the chain.
+pub fn read_payload(
+    header: &Header,
+    reader: &mut Reader<'_>,
+    payload: &mut Vec<u8>,
+) -> io::Result<()> {
+    let length = header.length.get() as usize;
+    if length > MAX_PAYLOAD || length > reader.available_bytes() {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    payload.resize(length, 0);
+    reader.read_exact(payload)
+}
