@@ -1,10 +1,22 @@
 //! `cargo xtask`: dispatches to one file a verb.
 
-use anyhow::{Context, Result, bail};
-use clap::{Parser, Subcommand};
-use std::process::Command;
+mod archive;
+mod build;
+mod ci;
+mod debian;
+mod demo;
+mod guest;
+mod lab;
+mod path;
+mod run;
+mod test;
+mod tools;
 
-/// The project's chores.
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// The project's chores. Each installs what it needs and says so.
 #[derive(Parser)]
 #[command(name = "cargo xtask", version)]
 struct Args {
@@ -14,41 +26,34 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Run all tests.
-    Test,
+    /// Show the main job: a stock Debian kernel boots, three users are logged off.
+    Demo(demo::Args),
+    /// Run all tests: those of the workspace, then those that boot stock kernels.
+    Test(test::Args),
     /// Check format, lints and documentation, then run all tests.
     Ci,
+    /// Make the guests that the tests boot, and say where they are.
+    Guest,
+    /// Run a command in the lab: an emulated AMD host with a KVM that runs stock kernels.
+    Lab(lab::Args),
 }
 
-fn main() -> Result<()> {
-    match Args::parse().verb {
-        Verb::Test => test(),
-        Verb::Ci => ci(),
+fn main() -> ExitCode {
+    let outcome = match Args::parse().verb {
+        Verb::Demo(args) => demo::demo(&args),
+        Verb::Test(args) => test::test(&args),
+        Verb::Ci => ci::ci(),
+        Verb::Guest => guest::print(),
+        Verb::Lab(args) => lab::run_command(&args),
+    };
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
 
-fn test() -> Result<()> {
-    cargo(&["test", "--workspace"])
-}
-
-fn ci() -> Result<()> {
-    cargo(&["fmt", "--all", "--check"])?;
-    cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
-    run(Command::new("cargo")
-        .args(["doc", "--workspace", "--no-deps"])
-        .env("RUSTDOCFLAGS", "-D warnings"))?;
-    test()
-}
-
-fn cargo(args: &[&str]) -> Result<()> {
-    run(Command::new("cargo").args(args))
-}
-
-/// Runs `command`, its output going where ours goes, and fails where it fails.
-fn run(command: &mut Command) -> Result<()> {
-    let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
-    if !status.success() {
-        bail!("{command:?} ended with {status}");
-    }
-    Ok(())
-}
+/// What a verb ends with: its exit code.
+type Outcome = Result<u8>;

@@ -1,0 +1,80 @@
+//! Building the project's own programs: static ones, that run in guests and in the lab.
+
+use crate::run::{cargo, say};
+use crate::tools::{self, CC, GLIBC};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// The agent may have so many bytes: it goes into every guest.
+const AGENT_LIMIT: u64 = 1_500_000;
+
+/// Programs by the name of their target.
+pub(crate) type Programs = BTreeMap<String, PathBuf>;
+
+/// The agent, as small as it gets.
+pub(crate) fn agent() -> Result<PathBuf> {
+    let programs =
+        statically(&["build", "-p", "guest-agent", "--bin", "vmm-agent", "--profile", "agent"])?;
+    let agent = take(&programs, "vmm-agent")?;
+    let size = agent.metadata()?.len();
+    say(&format!("the agent has {size} bytes"));
+    ensure!(size < AGENT_LIMIT, "the agent has {size} bytes, {AGENT_LIMIT} are allowed");
+    Ok(agent)
+}
+
+/// `vmm`, and the programs of the tests crate.
+pub(crate) fn tools() -> Result<Programs> {
+    let mut programs = statically(&["build", "-p", "vmm", "--bin", "vmm", "--release"])?;
+    programs.extend(statically(&["build", "-p", "tests", "--bins", "--release"])?);
+    Ok(programs)
+}
+
+/// The test programs `names` of the tests crate.
+pub(crate) fn tests(names: &[&str]) -> Result<Programs> {
+    let mut arguments = vec!["test", "-p", "tests", "--release", "--no-run"];
+    arguments.extend(names.iter().flat_map(|name| ["--test", name]));
+    statically(&arguments)
+}
+
+/// The program `name` of `programs`.
+pub(crate) fn take(programs: &Programs, name: &str) -> Result<PathBuf> {
+    programs.get(name).cloned().with_context(|| format!("cargo built no {name}"))
+}
+
+/// Runs `cargo` with `arguments` for the static target, and gives the programs that come out.
+fn statically(arguments: &[&str]) -> Result<Programs> {
+    tools::need(&[CC])?;
+    let target = tools::static_target()?;
+    let mut command = cargo();
+    command.args(arguments).args(["--target", target, "--message-format=json-render-diagnostics"]);
+    if target == GLIBC {
+        command
+            .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-Ctarget-feature=+crt-static");
+    }
+    programs(&mut command)
+}
+
+fn programs(command: &mut Command) -> Result<Programs> {
+    command.current_dir(root()).stdin(Stdio::null()).stderr(Stdio::inherit());
+    let output = command.output().context("cannot start cargo")?;
+    if !output.status.success() {
+        bail!("{command:?} ended with {}", output.status);
+    }
+    let mut programs = Programs::new();
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let message: Value = serde_json::from_str(line).context("cargo's messages are JSON")?;
+        let name = message["target"]["name"].as_str();
+        if let (Some(name), Some(path)) = (name, message["executable"].as_str()) {
+            programs.insert(name.to_owned(), PathBuf::from(path));
+        }
+    }
+    Ok(programs)
+}
+
+/// The workspace.
+pub(crate) fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}

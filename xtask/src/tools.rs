@@ -1,0 +1,73 @@
+//! What must be installed, and the installing of it.
+
+use crate::run::{output, run_aside, say};
+use anyhow::{Context, Result};
+use std::path::Path;
+use std::process::Command;
+
+/// The target of static programs.
+pub(crate) const MUSL: &str = "x86_64-unknown-linux-musl";
+/// The target where that one is not to be had.
+pub(crate) const GLIBC: &str = "x86_64-unknown-linux-gnu";
+
+/// The lab's emulator.
+pub(crate) const QEMU: (&str, &str) = ("qemu-system-x86_64", "qemu-system-x86");
+/// The judge of the ACPI tables.
+pub(crate) const IASL: (&str, &str) = ("iasl", "acpica-tools");
+/// The linker's driver.
+pub(crate) const CC: (&str, &str) = ("cc", "gcc libc6-dev");
+/// Unpacks kernels and modules.
+pub(crate) const LZ4: (&str, &str) = ("lz4", "lz4");
+pub(crate) const XZ: (&str, &str) = ("xz", "xz-utils");
+
+/// Sees to it that each of `tools`, a program and the packages that bring it, is there.
+pub(crate) fn need(tools: &[(&str, &str)]) -> Result<()> {
+    let missing: Vec<&str> = tools
+        .iter()
+        .filter(|(program, _)| !is_installed(program))
+        .flat_map(|(_, packages)| packages.split(' '))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    say(&format!("installing {} with apt-get", missing.join(", ")));
+    apt(&["update", "-q"])?;
+    let install = ["install", "-q", "-y", "--no-install-recommends"];
+    apt(&[&install[..], &missing].concat())
+        .with_context(|| format!("cannot install {}", missing.join(", ")))
+}
+
+/// Whether the search path has `program`.
+fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|folder| folder.join(program).is_file())
+}
+
+/// Runs `apt-get` on the machine itself, as root.
+fn apt(arguments: &[&str]) -> Result<()> {
+    let root = output(Command::new("id").arg("-u"))?.trim() == "0";
+    let mut command = if root { Command::new("apt-get") } else { Command::new("sudo") };
+    if !root {
+        command.arg("apt-get");
+    }
+    run_aside(command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive"))
+}
+
+/// The target for static programs: musl if rustup has it or can add it, else glibc.
+pub(crate) fn static_target() -> Result<&'static str> {
+    let sysroot = output(Command::new("rustc").args(["--print", "sysroot"]))?;
+    let installed = Path::new(sysroot.trim()).join("lib/rustlib").join(MUSL).is_dir();
+    if installed {
+        return Ok(MUSL);
+    }
+    say(&format!("adding the target {MUSL} with rustup"));
+    match run_aside(Command::new("rustup").args(["target", "add", MUSL])) {
+        Ok(()) => Ok(MUSL),
+        Err(error) => {
+            say(&format!("{error:#}; static programs are linked with glibc instead"));
+            Ok(GLIBC)
+        }
+    }
+}
