@@ -1,1 +1,406 @@
-//! Tasks: work that a caller can watch, wait for and cancel.
+//! Tasks: how a caller follows work that takes time, Virtual PC's `IVMTask`.
+//!
+//! ```text
+//!            commit               finish
+//! Cancelable ------> Committed ----------> Complete
+//!     |                                      ^
+//!     +---------------- finish --------------+
+//! ```
+//!
+//! A [`Task`] is the caller's half: it can be looked at, waited for and, until the work is
+//! committed, cancelled. [`Work`] is the half of whoever does the work. Cancelling asks whoever
+//! does the work: only there it is known whether something has been done already, so there is one
+//! winner between cancelling and committing.
+
+use crate::error::CallError;
+use protocol::HResult;
+use protocol::task::{LogoffReport, TaskInfo, TaskResult};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Complete tasks that are kept for those who ask later.
+pub const KEPT: usize = 1_000;
+/// The longest time-out of [`Task::wait_for_completion`], in milliseconds.
+pub const MAX_WAIT_MS: i32 = 4_000_000;
+/// A time-out of [`Task::wait_for_completion`] that never ends.
+pub const WAIT_FOR_EVER: i32 = -1;
+
+/// Asks whoever does the work to stop before it has begun to act; once this has succeeded, the
+/// task is complete and was cancelled.
+pub(crate) type Canceller = Box<dyn Fn() -> Result<(), CallError> + Send + Sync>;
+
+/// The tasks of one machine; their ids rise from 1.
+#[derive(Clone, Default)]
+pub struct Tasks {
+    shared: Arc<Mutex<Collection>>,
+}
+
+#[derive(Default)]
+struct Collection {
+    last_id: u32,
+    tasks: BTreeMap<u32, Task>,
+}
+
+impl Tasks {
+    /// The task with this id, unless it was complete for so long that it has been forgotten.
+    #[must_use]
+    pub fn get(&self, id: u32) -> Option<Task> {
+        self.lock().tasks.get(&id).cloned()
+    }
+
+    /// All tasks, the oldest first.
+    #[must_use]
+    pub fn list(&self) -> Vec<Task> {
+        self.lock().tasks.values().cloned().collect()
+    }
+
+    /// Begins a task that does what `description` says, for people.
+    #[must_use]
+    pub(crate) fn start(&self, description: &str, canceller: Canceller) -> (Task, Work) {
+        let mut collection = self.lock();
+        // Four thousand million tasks later the machine is old enough.
+        collection.last_id = collection.last_id.saturating_add(1);
+        let task = Task::new(collection.last_id, description, canceller);
+        collection.tasks.insert(task.id, task.clone());
+        let complete: Vec<u32> =
+            collection.tasks.values().filter(|task| task.is_complete()).map(Task::id).collect();
+        let forget = complete.len().saturating_sub(KEPT);
+        for id in &complete[..forget] {
+            collection.tasks.remove(id);
+        }
+        (task.clone(), Work { task, finished: false })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Collection> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The caller's half of a task.
+#[derive(Clone)]
+pub struct Task {
+    id: u32,
+    shared: Arc<(Mutex<Progress>, Condvar)>,
+    canceller: Arc<Canceller>,
+}
+
+/// How far a task is.
+struct Progress {
+    /// Rises with every change.
+    version: u64,
+    info: TaskInfo,
+    report: Option<LogoffReport>,
+}
+
+impl Progress {
+    fn finish(&mut self, result: TaskResult, error: HResult, text: &str) {
+        self.info.is_complete = true;
+        self.info.is_cancelable = false;
+        self.info.result = Some(result);
+        if result == TaskResult::Success {
+            self.info.percent_completed = 100;
+        } else {
+            set_error(&mut self.info, error, text);
+        }
+    }
+}
+
+fn set_error(info: &mut TaskInfo, error: HResult, text: &str) {
+    info.error = error;
+    info.error_name = error.symbol().unwrap_or_default().to_owned();
+    info.error_description = text.to_owned();
+}
+
+impl Task {
+    fn new(id: u32, description: &str, canceller: Canceller) -> Self {
+        let mut info = TaskInfo {
+            id,
+            description: description.to_owned(),
+            percent_completed: 0,
+            is_complete: false,
+            is_cancelable: true,
+            result: None,
+            error: HResult::S_OK,
+            error_name: String::new(),
+            error_description: String::new(),
+        };
+        set_error(&mut info, HResult::S_OK, "");
+        let progress = Progress { version: 1, info, report: None };
+        Self {
+            id,
+            shared: Arc::new((Mutex::new(progress), Condvar::new())),
+            canceller: Arc::new(canceller),
+        }
+    }
+
+    /// Identifies the task among those of its machine.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// The task as it is now.
+    #[must_use]
+    pub fn info(&self) -> TaskInfo {
+        self.lock().info.clone()
+    }
+
+    /// What the work has done so far, in detail.
+    #[must_use]
+    pub fn report(&self) -> Option<LogoffReport> {
+        self.lock().report.clone()
+    }
+
+    fn is_complete(&self) -> bool {
+        self.lock().info.is_complete
+    }
+
+    /// Waits for the task's end: `IVMTask::WaitForCompletion`.
+    ///
+    /// The time-out is in milliseconds, 0 to [`MAX_WAIT_MS`], or [`WAIT_FOR_EVER`]. A wait that
+    /// elapses is no error; the task then says that it is not complete.
+    ///
+    /// # Errors
+    /// `E_INVALIDARG` for any other time-out.
+    pub fn wait_for_completion(&self, milliseconds: i32) -> Result<(), CallError> {
+        let timeout = match milliseconds {
+            WAIT_FOR_EVER => None,
+            0..=MAX_WAIT_MS => Some(Duration::from_millis(milliseconds.unsigned_abs().into())),
+            _ => {
+                let text = format!(
+                    "a wait of {milliseconds} ms: it must be {WAIT_FOR_EVER}, or 0 to {MAX_WAIT_MS}"
+                );
+                return Err(CallError::new(HResult::E_INVALIDARG, text));
+            }
+        };
+        self.wait(timeout);
+        Ok(())
+    }
+
+    /// Waits until the task is complete or the time is over, and gives the task as it then is.
+    pub fn wait(&self, timeout: Option<Duration>) -> TaskInfo {
+        self.wait_until(timeout, |progress| progress.info.is_complete).1
+    }
+
+    /// Waits until the task is not any more as it was at `version`, or the time is over, and gives
+    /// the task and its version. Version 0 was never.
+    pub fn wait_change(&self, version: u64, timeout: Option<Duration>) -> (u64, TaskInfo) {
+        self.wait_until(timeout, |progress| progress.version != version)
+    }
+
+    fn wait_until(
+        &self,
+        timeout: Option<Duration>,
+        enough: impl Fn(&Progress) -> bool,
+    ) -> (u64, TaskInfo) {
+        // A time-out beyond the clock's end is none.
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let mut progress = self.lock();
+        while !enough(&progress) {
+            progress = match deadline {
+                None => self.shared.1.wait(progress).unwrap_or_else(PoisonError::into_inner),
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        break;
+                    }
+                    let waited = self.shared.1.wait_timeout(progress, left);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+        (progress.version, progress.info.clone())
+    }
+
+    /// Cancels the task: `IVMTask::Cancel`. It is then complete, with
+    /// [`TaskResult::Cancelled`], and nothing was done.
+    ///
+    /// # Errors
+    /// `E_FAIL` if the work is committed or complete; it goes on, or stays as it is.
+    pub fn cancel(&self) -> Result<(), CallError> {
+        let info = self.info();
+        if info.is_cancelable {
+            return (self.canceller)();
+        }
+        let text = if info.is_complete {
+            "the task is complete already"
+        } else {
+            "the work has begun and cannot be taken back; it goes on"
+        };
+        Err(CallError::new(HResult::E_FAIL, text))
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Progress) -> T) -> T {
+        let mut progress = self.lock();
+        let value = change(&mut progress);
+        progress.version += 1;
+        drop(progress);
+        self.shared.1.notify_all();
+        value
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Progress> {
+        self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The half of whoever does the work. Dropping it before it is finished fails the task.
+pub(crate) struct Work {
+    task: Task,
+    finished: bool,
+}
+
+impl Work {
+    /// The work has begun to act: the task can no longer be cancelled.
+    pub(crate) fn commit(&self) {
+        self.task.change(|progress| progress.info.is_cancelable = false);
+    }
+
+    /// Says how much is done: `done` of `total`. Percent never falls, and is at most 99 here.
+    pub(crate) fn advance(&self, done: usize, total: usize) {
+        let percent = done.saturating_mul(100).checked_div(total).unwrap_or(0).min(99) as u8;
+        self.task.change(|progress| {
+            let before = progress.info.percent_completed;
+            progress.info.percent_completed = before.max(percent);
+        });
+    }
+
+    /// Replaces the report.
+    pub(crate) fn report(&self, report: LogoffReport) {
+        self.task.change(|progress| progress.report = Some(report));
+    }
+
+    /// Completes the task.
+    pub(crate) fn finish(mut self, result: TaskResult, error: HResult, text: &str) {
+        self.complete(result, error, text);
+    }
+
+    fn complete(&mut self, result: TaskResult, error: HResult, text: &str) {
+        self.finished = true;
+        self.task.change(|progress| progress.finish(result, error, text));
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        if !self.finished {
+            let text = "the monitor gave the work up";
+            self.complete(TaskResult::ThreadCrashError, HResult::DISP_E_EXCEPTION, text);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::thread;
+
+    fn start() -> (Task, Work) {
+        Tasks::default().start("test", Box::new(|| Ok(())))
+    }
+
+    #[test]
+    fn cancelling_asks_the_work_until_it_is_committed() {
+        let asked = Arc::new(Mutex::new(0));
+        let counter = asked.clone();
+        let canceller = move || {
+            *counter.lock().unwrap() += 1;
+            Ok(())
+        };
+        let (task, work) = Tasks::default().start("test", Box::new(canceller));
+        task.cancel().unwrap();
+        assert_eq!(*asked.lock().unwrap(), 1);
+        work.commit();
+        assert!(!task.info().is_cancelable);
+        assert_eq!(task.cancel().unwrap_err().code, HResult::E_FAIL);
+        work.finish(TaskResult::Success, HResult::S_OK, "");
+        assert_eq!(task.cancel().unwrap_err().code, HResult::E_FAIL);
+        assert_eq!(*asked.lock().unwrap(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn percent_never_falls_and_is_100_only_with_success(
+            steps in prop::collection::vec((0_usize..50, 0_usize..50), 0..30),
+            success: bool,
+        ) {
+            let (task, work) = start();
+            work.commit();
+            let mut last = 0;
+            for (done, total) in steps {
+                work.advance(done, total);
+                let percent = task.info().percent_completed;
+                prop_assert!((last..=99).contains(&percent));
+                last = percent;
+            }
+            let result = if success { TaskResult::Success } else { TaskResult::TimeOutError };
+            work.finish(result, HResult::VM_E_TIMED_OUT, "late");
+            let info = task.info();
+            prop_assert_eq!(info.percent_completed, if success { 100 } else { last });
+            prop_assert_eq!(info.error == HResult::S_OK, success);
+        }
+    }
+
+    #[test]
+    fn waits_follow_the_documented_bounds() {
+        let (task, work) = start();
+        for milliseconds in [i32::MIN, -2, MAX_WAIT_MS + 1, i32::MAX] {
+            let error = task.wait_for_completion(milliseconds).unwrap_err();
+            assert_eq!(error.code, HResult::E_INVALIDARG);
+        }
+        task.wait_for_completion(0).unwrap();
+        task.wait_for_completion(1).unwrap();
+        assert!(!task.info().is_complete);
+        let waiters: Vec<_> = (0..4)
+            .map(|_| {
+                let task = task.clone();
+                thread::spawn(move || task.wait_for_completion(WAIT_FOR_EVER))
+            })
+            .collect();
+        work.finish(TaskResult::Success, HResult::S_OK, "");
+        for waiter in waiters {
+            waiter.join().unwrap().unwrap();
+        }
+        task.wait_for_completion(MAX_WAIT_MS).unwrap();
+        assert!(task.info().is_complete);
+    }
+
+    #[test]
+    fn every_change_is_seen_by_whoever_waits_for_it() {
+        let (task, work) = start();
+        let (version, info) = task.wait_change(0, None);
+        assert_eq!(info.percent_completed, 0);
+        work.advance(1, 2);
+        let (later, info) = task.wait_change(version, None);
+        assert_eq!(info.percent_completed, 50);
+        let (same, _) = task.wait_change(later, Some(Duration::from_millis(1)));
+        assert_eq!(same, later);
+    }
+
+    #[test]
+    fn work_that_is_given_up_fails_its_task() {
+        let (task, work) = start();
+        drop(work);
+        let info = task.wait(None);
+        assert_eq!(info.result, Some(TaskResult::ThreadCrashError));
+        assert_eq!(info.error, HResult::DISP_E_EXCEPTION);
+    }
+
+    #[test]
+    fn a_thousand_complete_tasks_are_kept_and_all_that_run() {
+        let tasks = Tasks::default();
+        let (first, running) = tasks.start("runs", Box::new(|| Ok(())));
+        for _ in 0..KEPT + 50 {
+            let (_, work) = tasks.start("short", Box::new(|| Ok(())));
+            work.finish(TaskResult::Success, HResult::S_OK, "");
+        }
+        let list = tasks.list();
+        assert!(list.len() <= KEPT + 2, "{}", list.len());
+        assert_eq!(list[0].id(), first.id());
+        assert!(list.is_sorted_by_key(Task::id));
+        assert!(tasks.get(2).is_none(), "the oldest complete one is forgotten");
+        drop(running);
+    }
+}

@@ -1,1 +1,230 @@
-//! The connection to the agent: hello, pings, heartbeats, requests and their replies.
+//! One connection of an agent: hello, proof of life, and then its messages.
+//!
+//! A reader thread cuts the stream into messages and hands them to the `integration` thread, one
+//! at a time: an agent that talks faster than it is listened to is slowed down by its own socket.
+//! Everything that the guest wrote is bounded and freed from control characters here, so nothing
+//! behind this file has to think of that.
+
+use crossbeam_channel::Sender;
+use protocol::frame::{self, Decoder, FrameError};
+use protocol::hello::{Hello, Refuse, Welcome};
+use protocol::message::{AgentMessage, HostMessage, MAX_ROWS, MAX_TEXT};
+use protocol::task::{MAX_SURVIVORS, SessionReport, SessionSummary};
+use std::io::{self, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a message may wait for a guest that does not read.
+const WRITE_LIMIT: Duration = Duration::from_millis(500);
+
+/// What a reader thread reports; the number is its connection's.
+pub(super) enum Event {
+    /// A message.
+    Message(u64, Box<AgentMessage>),
+    /// Something that is no message.
+    Garbage,
+    /// The connection has ended.
+    Closed(u64),
+}
+
+/// How far a connection is.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// The hello is awaited.
+    Greeting,
+    /// The answer to the first ping is awaited.
+    Proving(Hello),
+    /// The agent is there.
+    Ready(Hello),
+}
+
+/// A connection.
+pub(super) struct Connection {
+    pub(super) number: u64,
+    pub(super) phase: Phase,
+    /// When the agent was heard last, or the connection was made.
+    pub(super) heard: Instant,
+    stream: UnixStream,
+    next_request: u64,
+}
+
+impl Connection {
+    /// Begins to read from `stream`.
+    pub(super) fn open(number: u64, stream: UnixStream, events: Sender<Event>) -> io::Result<Self> {
+        stream.set_nonblocking(false)?;
+        stream.set_write_timeout(Some(WRITE_LIMIT))?;
+        let reader = stream.try_clone()?;
+        thread::Builder::new().name("agent".into()).spawn(move || read(number, reader, &events))?;
+        let heard = Instant::now();
+        Ok(Self { number, phase: Phase::Greeting, heard, stream, next_request: 1 })
+    }
+
+    /// The number of the next request: they rise.
+    pub(super) fn request_id(&mut self) -> u64 {
+        let id = self.next_request;
+        self.next_request += 1;
+        id
+    }
+
+    /// Sends `message`; false if the guest does not take it, which ends the connection.
+    #[must_use]
+    pub(super) fn send(&mut self, message: &HostMessage) -> bool {
+        let frame = match frame::encode(message) {
+            Ok(frame) => frame,
+            Err(error) => {
+                tracing::error!(%error, "message not sent");
+                return false;
+            }
+        };
+        self.stream.write_all(&frame).is_ok()
+    }
+
+    /// Takes the hello, and answers it.
+    pub(super) fn greet(&mut self, hello: Hello) -> bool {
+        let Some(protocol) = protocol::PROTOCOL.common(hello.protocols) else {
+            let text = format!(
+                "this monitor speaks versions {} to {} of the protocol, the agent {} to {}",
+                protocol::PROTOCOL.min,
+                protocol::PROTOCOL.max,
+                hello.protocols.min,
+                hello.protocols.max
+            );
+            tracing::warn!(version = hello.agent_version, "agent refused: {text}");
+            // It ends in any case.
+            let _ = self.send(&HostMessage::Refuse(Refuse { text }));
+            return false;
+        };
+        let host_version = env!("CARGO_PKG_VERSION").to_owned();
+        self.phase = Phase::Proving(hello);
+        self.send(&HostMessage::Welcome(Welcome { protocol, host_version }))
+            && self.send(&HostMessage::Ping { seq: PROOF })
+    }
+}
+
+/// The number of the ping that proves that somebody is there.
+pub(super) const PROOF: u64 = 1;
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // The reader thread sees the end. Closed already is as good.
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+}
+
+/// Reads until the stream ends or nobody listens.
+fn read(number: u64, mut stream: UnixStream, events: &Sender<Event>) {
+    let mut decoder = Decoder::default();
+    loop {
+        let event = match decoder.read::<AgentMessage>(&mut stream) {
+            Ok(Some(message)) => Event::Message(number, Box::new(clean(message))),
+            Err(FrameError::Json(_)) => Event::Garbage,
+            Ok(None) | Err(_) => {
+                // Nobody listening is as good.
+                let _ = events.send(Event::Closed(number));
+                return;
+            }
+        };
+        if events.send(event).is_err() {
+            return;
+        }
+    }
+}
+
+/// Bounds and cleans everything that the guest wrote.
+fn clean(mut message: AgentMessage) -> AgentMessage {
+    match &mut message {
+        AgentMessage::Hello(hello) => {
+            clean_text(&mut hello.agent_version);
+            clean_text(&mut hello.boot_id);
+            while hello.services.len() > MAX_ROWS {
+                hello.services.pop_last();
+            }
+        }
+        AgentMessage::Accepted { backend, .. } => clean_text(backend),
+        AgentMessage::Session { session, .. } => clean_report(session),
+        AgentMessage::Sessions { backend, sessions, .. } => {
+            clean_text(backend);
+            clean_summaries(sessions);
+        }
+        AgentMessage::Rejected { text, .. } => clean_text(text),
+        AgentMessage::Done(done) => {
+            clean_text(&mut done.text);
+            done.managers.truncate(MAX_ROWS);
+            for manager in &mut done.managers {
+                clean_text(&mut manager.user);
+                clean_text(&mut manager.reason);
+            }
+            clean_summaries(&mut done.relogins);
+            clean_summaries(&mut done.ignored);
+            clean_summaries(&mut done.stale);
+        }
+        AgentMessage::Pong { .. }
+        | AgentMessage::Heartbeat
+        | AgentMessage::Progress(_)
+        | AgentMessage::CancelAnswer { .. }
+        | AgentMessage::Unknown => {}
+    }
+    message
+}
+
+fn clean_summaries(sessions: &mut Vec<SessionSummary>) {
+    sessions.truncate(MAX_ROWS);
+    sessions.iter_mut().for_each(clean_summary);
+}
+
+fn clean_report(report: &mut SessionReport) {
+    clean_summary(&mut report.session);
+    report.survivors.truncate(MAX_SURVIVORS);
+    for survivor in &mut report.survivors {
+        clean_text(&mut survivor.comm);
+    }
+}
+
+fn clean_summary(session: &mut SessionSummary) {
+    for text in [
+        &mut session.id,
+        &mut session.user,
+        &mut session.class,
+        &mut session.kind,
+        &mut session.tty,
+        &mut session.remote_host,
+        &mut session.state,
+    ] {
+        clean_text(text);
+    }
+}
+
+/// Cuts `text` to [`MAX_TEXT`] bytes and replaces what a terminal would obey.
+fn clean_text(text: &mut String) {
+    let mut end = text.len().min(MAX_TEXT);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    if text.contains(is_unsafe) {
+        *text = text.chars().map(|c| if is_unsafe(c) { '?' } else { c }).collect();
+    }
+}
+
+/// Control characters, and those that turn the direction of what follows.
+fn is_unsafe(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_cut_at_a_character_and_cannot_steer_a_terminal() {
+        let mut text = format!("{}é", "x".repeat(MAX_TEXT - 1));
+        clean_text(&mut text);
+        assert_eq!(text, "x".repeat(MAX_TEXT - 1));
+        let mut text = "a\x1b[2Jb\n\u{9b}c\u{202e}".to_owned();
+        clean_text(&mut text);
+        assert_eq!(text, "a?[2Jb??c?");
+    }
+}

@@ -1,1 +1,156 @@
-//! The guest OS as a caller sees it: sessions and logoff.
+//! The guest's operating system as callers hold it: Virtual PC's `IVMGuestOS`.
+
+use crate::error::CallError;
+use crate::integration::worker::Command;
+use crate::state::{StateCell, VmState};
+use crate::task::Task;
+use crossbeam_channel::{Sender, bounded};
+use protocol::HResult;
+use protocol::task::{LogoffOptions, SessionSummary};
+use serde::{Deserialize, Serialize};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What is known of the agent, shared between the thread and callers.
+#[derive(Debug, Default)]
+pub(crate) struct Status {
+    /// The agent that is connected.
+    pub(crate) connected: Option<Agent>,
+    /// The last one of this boot.
+    pub(crate) last: Option<Agent>,
+    /// When an agent of this boot was heard last.
+    pub(crate) heard: Option<Instant>,
+    /// When this boot began.
+    pub(crate) booted: Option<Instant>,
+    /// Messages that nobody had asked for.
+    pub(crate) dropped: u64,
+}
+
+/// Who an agent is.
+#[derive(Clone, Debug)]
+pub(crate) struct Agent {
+    pub(crate) version: String,
+    pub(crate) boot_id: String,
+}
+
+/// The agent, as far as the host knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentStatus {
+    /// Whether one is connected and has answered.
+    pub connected: bool,
+    /// Its version, or that of the last one of this boot.
+    pub version: Option<String>,
+    /// The guest's boot that it told.
+    pub boot_id: Option<String>,
+    /// Milliseconds since one was heard last in this boot.
+    pub heard_ms: Option<u64>,
+    /// Messages of agents that nobody had asked for.
+    pub dropped: u64,
+}
+
+/// Who is logged on. All of it is the guest's claim.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionList {
+    /// Where the guest counted: `logind`, `utmp+proc`, ...
+    pub backend: String,
+    /// The sessions.
+    pub sessions: Vec<SessionSummary>,
+    /// How many more there are.
+    pub omitted: u32,
+}
+
+/// The operating system in a machine.
+#[derive(Clone)]
+pub struct GuestOs {
+    state: StateCell,
+    commands: Sender<Command>,
+    status: Arc<Mutex<Status>>,
+}
+
+impl GuestOs {
+    pub(crate) fn new(
+        state: StateCell,
+        commands: Sender<Command>,
+        status: Arc<Mutex<Status>>,
+    ) -> Self {
+        Self { state, commands, status }
+    }
+
+    /// Logs every user off: `IVMGuestOS::Logoff`. Waits for the guest's acceptance, at most 5 s.
+    ///
+    /// # Errors
+    /// `VM_E_VM_NOT_RUNNING`; `VM_E_ADDITIONS_FEATURE_NOT_AVAIL` without an agent that can do it;
+    /// `VM_E_TIMED_OUT` if the guest does not accept; `DISP_E_EXCEPTION` for all else. Then there
+    /// is no task.
+    pub fn logoff(&self, options: LogoffOptions) -> Result<Task, CallError> {
+        self.call(|reply| Command::Logoff { options, reply })
+    }
+
+    /// Who is logged on.
+    ///
+    /// # Errors
+    /// As for [`logoff`](Self::logoff).
+    pub fn sessions(&self) -> Result<SessionList, CallError> {
+        self.call(|reply| Command::Sessions { reply })
+    }
+
+    /// What is known of the agent.
+    #[must_use]
+    pub fn agent(&self) -> AgentStatus {
+        let status = self.status();
+        let agent = status.connected.as_ref().or(status.last.as_ref());
+        AgentStatus {
+            connected: status.connected.is_some(),
+            version: agent.map(|agent| agent.version.clone()),
+            boot_id: agent.map(|agent| agent.boot_id.clone()),
+            heard_ms: status.heard.map(|heard| milliseconds(heard.elapsed())),
+            dropped: status.dropped,
+        }
+    }
+
+    fn status(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn call<T>(
+        &self,
+        command: impl FnOnce(Sender<Result<T, CallError>>) -> Command,
+    ) -> Result<T, CallError> {
+        if self.state.get() != VmState::Running {
+            return Err(not_running());
+        }
+        let (reply, answer) = bounded(1);
+        self.commands.send(command(reply)).map_err(|_| not_running())?;
+        // The thread answers within its own time-outs, or has ended.
+        answer.recv().unwrap_or_else(|_| Err(not_running()))
+    }
+}
+
+/// Why nothing can be asked of a machine that does not run.
+pub(crate) fn not_running() -> CallError {
+    CallError::new(HResult::VM_E_VM_NOT_RUNNING, "the machine is not running")
+}
+
+/// Why nothing can be asked of a guest without an agent.
+pub(crate) fn no_agent(status: &Status) -> CallError {
+    let ago = |time: Instant| time.elapsed().as_secs();
+    let text = match (status.heard, status.booted) {
+        (Some(heard), _) => format!(
+            "no agent: it was last heard {} s ago and is not connected now; is vmm-agent still \
+             running in the guest?",
+            ago(heard)
+        ),
+        (None, Some(booted)) => format!(
+            "no agent: the guest began to boot {} s ago, and none has connected; is vmm-agent \
+             installed and running in it?",
+            ago(booted)
+        ),
+        (None, None) => "no agent: the guest has not begun to boot".into(),
+    };
+    CallError::new(HResult::VM_E_ADDITIONS_FEATURE_NOT_AVAIL, text)
+}
+
+/// A duration in whole milliseconds.
+pub(crate) fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,1 +1,294 @@
-//! One logoff operation: what the guest says of it becomes tasks and a report.
+//! The host's half of a logoff.
+//!
+//! ```text
+//!           accepted             committed                done, or the deadline
+//! Asked ------------> Preparing -----------> Committed ------------------------> over
+//!   |  5 s               |  cancelled            |  connection lost: sent again,
+//!   +-> VM_E_TIMED_OUT   +-> Cancelled           |  with what is known of it
+//! ```
+//!
+//! The guest counts and acts; the host believes it as far as its own words agree. It says how many
+//! sessions there are before it acts, gives a row for each, and success is success only if every
+//! row says that its session has ended. Percent is the host's sum of that.
+//!
+//! Callers who ask while an operation goes on join it: each has a task, and all end alike.
+
+use crate::error::CallError;
+use crate::task::{Task, Work};
+use crossbeam_channel::Sender;
+use protocol::HResult;
+use protocol::message::{Done, LogoffRequest, Progress, Resume};
+use protocol::task::{LogoffOptions, LogoffReport, Outcome, SessionReport, TaskResult};
+use std::time::{Duration, Instant};
+
+/// Sessions that a guest may claim to have; more is nonsense.
+const MAX_SESSIONS: u32 = 1024;
+/// How often the tasks are given a new report at most.
+const REPORT_PAUSE: Duration = Duration::from_millis(50);
+/// The longest that a guest's times are waited for.
+const MAX_OPTION: Duration = Duration::from_secs(24 * 3600);
+
+/// Who asked, and waits for the acceptance.
+pub(super) type Caller = Sender<Result<Task, CallError>>;
+
+/// How far the operation is.
+pub(super) enum Stage {
+    /// The guest has been asked.
+    Asked {
+        /// When the callers have waited long enough.
+        deadline: Instant,
+        callers: Vec<Caller>,
+    },
+    /// The guest has accepted, and may still be told to leave it.
+    Preparing,
+    /// The guest acts.
+    Committed {
+        /// Since when.
+        since: Instant,
+    },
+}
+
+/// One logoff of the guest, with everyone who wants it.
+pub(super) struct Operation {
+    /// The connection that works on it, and the request's number there; none if it was lost.
+    pub(super) request: Option<(u64, u64)>,
+    pub(super) stage: Stage,
+    pub(super) boot_id: String,
+    options: LogoffOptions,
+    margin: Duration,
+    /// When the guest is given up, once it has accepted.
+    give_up: Option<Instant>,
+    works: Vec<Work>,
+    /// Those who wait for the answer to a cancellation, and until when.
+    pub(super) cancelling: Vec<(Instant, Sender<Result<(), CallError>>)>,
+    announced: u32,
+    managers: u32,
+    done: u32,
+    report: LogoffReport,
+    /// The report has changed, and the tasks are to be given it at this time.
+    pub(super) publish_at: Option<Instant>,
+}
+
+impl Operation {
+    /// An operation that `caller` wants, and that is asked for as `request`.
+    pub(super) fn ask(
+        request: (u64, u64),
+        boot_id: String,
+        options: LogoffOptions,
+        caller: Caller,
+        answer: Duration,
+        margin: Duration,
+    ) -> Self {
+        Self {
+            request: Some(request),
+            stage: Stage::Asked { deadline: Instant::now() + answer, callers: vec![caller] },
+            report: LogoffReport { boot_id: boot_id.clone(), options, ..LogoffReport::default() },
+            boot_id,
+            options,
+            margin,
+            give_up: None,
+            works: Vec::new(),
+            cancelling: Vec::new(),
+            announced: 0,
+            managers: 0,
+            done: 0,
+            publish_at: None,
+        }
+    }
+
+    /// What is asked of the guest: all of it, or what is left of it.
+    pub(super) fn to_request(&self) -> LogoffRequest {
+        let resume = match self.stage {
+            Stage::Asked { .. } => None,
+            Stage::Preparing => Some(None),
+            Stage::Committed { since } => Some(Some(super::guest::milliseconds(since.elapsed()))),
+        };
+        LogoffRequest {
+            grace_ms: self.options.grace_ms,
+            notice_ms: self.options.notice_ms,
+            deadline_ms: self.options.deadline_ms,
+            resume: resume.map(|committed_ms| Resume {
+                committed_ms,
+                sessions: self.report.sessions.clone(),
+            }),
+        }
+    }
+
+    /// The guest has accepted; gives the callers, each of whom is to get a task by [`join`].
+    ///
+    /// # Errors
+    /// It claims more than a guest can have. The callers have been told.
+    ///
+    /// [`join`]: Self::join
+    pub(super) fn accept(
+        &mut self,
+        backend: String,
+        sessions: u32,
+        managers: u32,
+    ) -> Result<Vec<Caller>, Vec<Caller>> {
+        let Stage::Asked { callers, .. } = &mut self.stage else { return Ok(Vec::new()) };
+        let callers = std::mem::take(callers);
+        if sessions > MAX_SESSIONS || managers > MAX_SESSIONS {
+            return Err(callers);
+        }
+        self.stage = Stage::Preparing;
+        self.report.backend = backend;
+        self.announced = sessions;
+        self.managers = managers;
+        let wait = self.bounded(self.options.notice_ms) + self.bounded(self.options.deadline_ms);
+        self.give_up = Some(Instant::now() + wait + self.margin);
+        Ok(callers)
+    }
+
+    fn bounded(&self, milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds).min(MAX_OPTION)
+    }
+
+    /// One more task for the same work.
+    pub(super) fn join(&mut self, work: Work) {
+        if matches!(self.stage, Stage::Committed { .. }) {
+            work.commit();
+        }
+        work.advance(self.done as usize, self.total());
+        work.report(self.report.clone());
+        self.works.push(work);
+    }
+
+    /// When something is to be done although the guest says nothing.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let asked = match self.stage {
+            Stage::Asked { deadline, .. } => Some(deadline),
+            _ => None,
+        };
+        let cancelling = self.cancelling.iter().map(|(until, _)| *until);
+        asked.into_iter().chain(self.give_up).chain(self.publish_at).chain(cancelling).min()
+    }
+
+    /// Whether the guest has had its time.
+    pub(super) fn is_overdue(&self) -> bool {
+        self.give_up.is_some_and(|time| time <= Instant::now())
+    }
+
+    fn total(&self) -> usize {
+        self.announced as usize + self.managers as usize
+    }
+
+    /// A row of the report, new or newer.
+    pub(super) fn session(&mut self, row: SessionReport) {
+        let rows = &mut self.report.sessions;
+        match rows.iter().position(|known| known.session.id == row.session.id) {
+            Some(at) => rows[at] = row,
+            None if rows.len() < self.announced as usize => rows.push(row),
+            // More than it has announced.
+            None => return,
+        }
+        self.publish_at.get_or_insert_with(|| Instant::now() + REPORT_PAUSE);
+        self.advance(0);
+    }
+
+    /// The guest says how far it is.
+    pub(super) fn progress(&mut self, progress: &Progress) {
+        if progress.committed {
+            self.commit();
+        }
+        self.advance(progress.done);
+    }
+
+    fn commit(&mut self) {
+        if matches!(self.stage, Stage::Preparing) {
+            self.stage = Stage::Committed { since: Instant::now() };
+            let wait = self.bounded(self.options.deadline_ms) + self.margin;
+            self.give_up = Some(Instant::now() + wait);
+            self.works.iter().for_each(Work::commit);
+        }
+    }
+
+    /// Counts what is done: the guest's number, or its rows where they say more.
+    fn advance(&mut self, claimed: u32) {
+        let ended = self.report.sessions.iter().filter(|row| has_ended(row)).count();
+        // No more rows than were announced.
+        self.done = self.done.max(claimed).max(ended as u32);
+        let total = self.total();
+        for work in &self.works {
+            work.advance(self.done as usize, total);
+        }
+    }
+
+    /// Gives the tasks the report as it is.
+    pub(super) fn publish(&mut self) {
+        if self.publish_at.take().is_some() {
+            for work in &self.works {
+                work.report(self.report.clone());
+            }
+        }
+    }
+
+    /// The guest says that it is done.
+    pub(super) fn done(mut self, done: Done) {
+        self.report.managers = done.managers;
+        self.report.relogins = done.relogins;
+        self.report.ignored = done.ignored;
+        self.report.stale = done.stale;
+        let agrees = self.report.sessions.len() == self.announced as usize
+            && self.announced > 0
+            && self.report.sessions.iter().all(has_ended);
+        match (done.result, done.error) {
+            (TaskResult::Success, HResult::S_OK) if agrees => {
+                self.end(TaskResult::Success, HResult::S_OK, "");
+            }
+            (TaskResult::Success, _) | (_, HResult::S_OK) => {
+                let text = "the guest says that everybody is logged off, but its own list of \
+                            sessions does not";
+                self.end(TaskResult::UnexpectedError, HResult::DISP_E_EXCEPTION, text);
+            }
+            (result, error) => self.end(result, error, &done.text),
+        }
+    }
+
+    /// The guest has had its time: what has not ended remains.
+    pub(super) fn time_out(mut self) {
+        let mut remaining = 0;
+        for row in &mut self.report.sessions {
+            if !has_ended(row) {
+                row.outcome = Some(Outcome::Remaining);
+                remaining += 1;
+            }
+        }
+        let text = format!(
+            "not completed within {} ms; {remaining} of {} sessions are still there",
+            self.options.deadline_ms, self.announced
+        );
+        self.end(TaskResult::TimeOutError, HResult::VM_E_TIMED_OUT, &text);
+    }
+
+    /// Ends the operation as it is, for all who wanted it.
+    pub(super) fn end(mut self, result: TaskResult, error: HResult, text: &str) {
+        if let Stage::Asked { callers, .. } = &mut self.stage {
+            refuse(std::mem::take(callers), &CallError::new(error, text));
+        }
+        for (_, answer) in self.cancelling.drain(..) {
+            let outcome = match result {
+                TaskResult::Cancelled => Ok(()),
+                _ => Err(CallError::new(HResult::E_FAIL, "the task ended before it was cancelled")),
+            };
+            // Whoever asked may have gone.
+            let _ = answer.send(outcome);
+        }
+        for work in self.works.drain(..) {
+            work.report(self.report.clone());
+            work.finish(result, error, text);
+        }
+    }
+}
+
+/// Tells `callers` that there will be no task.
+pub(super) fn refuse(callers: Vec<Caller>, error: &CallError) {
+    for caller in callers {
+        // Whoever asked may have gone.
+        let _ = caller.send(Err(error.clone()));
+    }
+}
+
+fn has_ended(row: &SessionReport) -> bool {
+    matches!(row.outcome, Some(Outcome::Terminated | Outcome::Killed | Outcome::Vanished))
+}
