@@ -22,7 +22,11 @@ const COMMANDS: u64 = 0;
 /// What the thread serves.
 ///
 /// Descriptors are watched level-triggered: a source that leaves one ready and does not take it
-/// out of the [`Registry`] is called again at once, for ever.
+/// out of the [`Registry`] is called again at once, for ever. The thread is shared: a source does a
+/// bounded piece of work in a call and leaves the rest for its next.
+///
+/// A source that panics ends the thread, and all its sources are dropped: whoever waits for the
+/// thread is answered, and nobody touches the guest's memory any more.
 pub trait Source: Send {
     /// The source is on the thread now: it puts its descriptors into `registry`.
     ///
@@ -46,7 +50,8 @@ pub trait Source: Send {
 pub struct Registry<'a> {
     epoll: &'a Epoll,
     source: u32,
-    watched: &'a mut HashSet<RawFd>,
+    watched: &'a mut HashMap<RawFd, u32>,
+    forgotten: &'a mut HashSet<u64>,
 }
 
 impl Registry<'_> {
@@ -56,25 +61,40 @@ impl Registry<'_> {
     /// The kernel cannot watch it: it is a regular file, or resources are short.
     pub fn watch(&mut self, fd: &impl AsRawFd, token: u32, events: EventSet) -> io::Result<()> {
         let fd = fd.as_raw_fd();
-        let operation = if self.watched.contains(&fd) {
+        let operation = if self.watched.contains_key(&fd) {
             ControlOperation::Modify
         } else {
             ControlOperation::Add
         };
-        let data = u64::from(self.source) << 32 | u64::from(token);
-        self.epoll.ctl(operation, fd, EpollEvent::new(events, data))?;
-        self.watched.insert(fd);
+        let event = EpollEvent::new(events, event_data(self.source, token));
+        self.epoll.ctl(operation, fd, event)?;
+        self.watched.insert(fd, token);
         Ok(())
     }
 
     /// Watches `fd` no longer. This must come before the descriptor is closed.
+    ///
+    /// What was reported of it and not delivered yet is dropped, so that its token can be given to
+    /// another descriptor at once.
     pub fn forget(&mut self, fd: &impl AsRawFd) {
         let fd = fd.as_raw_fd();
-        if self.watched.remove(&fd) {
+        if let Some(token) = self.watched.remove(&fd) {
+            self.forgotten.insert(event_data(self.source, token));
             // It is watched, so this fails only for a descriptor that was closed too early.
             let _ = self.epoll.ctl(ControlOperation::Delete, fd, EpollEvent::default());
         }
     }
+
+    /// Watches none of the source's descriptors any longer.
+    pub fn forget_all(&mut self) {
+        let fds: Vec<RawFd> = self.watched.keys().copied().collect();
+        fds.iter().for_each(|fd| self.forget(fd));
+    }
+}
+
+/// What an event of `source` carries.
+fn event_data(source: u32, token: u32) -> u64 {
+    u64::from(source) << 32 | u64::from(token)
 }
 
 enum Command {
@@ -112,7 +132,7 @@ impl IoThread {
         let epoll = Epoll::new()?;
         let event = EpollEvent::new(EventSet::IN, COMMANDS);
         epoll.ctl(ControlOperation::Add, wake.as_raw_fd(), event)?;
-        let served = Served { epoll, sources: HashMap::new() };
+        let served = Served { epoll, sources: HashMap::new(), forgotten: HashSet::new() };
         let thread = {
             let wake = wake.clone();
             thread::Builder::new()
@@ -170,13 +190,16 @@ impl IoHandle {
 
 struct Entry {
     source: Box<dyn Source>,
-    watched: HashSet<RawFd>,
+    /// The descriptors that are watched, with their tokens.
+    watched: HashMap<RawFd, u32>,
 }
 
 /// What lives on the thread.
 struct Served {
     epoll: Epoll,
     sources: HashMap<u32, Entry>,
+    /// Data of events that are no longer wanted, should they be among those taken already.
+    forgotten: HashSet<u64>,
 }
 
 impl Served {
@@ -191,6 +214,7 @@ impl Served {
                     return;
                 }
             };
+            self.forgotten.clear();
             for event in ready.iter().take(count) {
                 if event.data() == COMMANDS {
                     // Non-blocking, and only this thread reads it.
@@ -200,6 +224,9 @@ impl Served {
                             return;
                         }
                     }
+                    continue;
+                }
+                if self.forgotten.contains(&event.data()) {
                     continue;
                 }
                 let (id, token) = ((event.data() >> 32) as u32, event.data() as u32);
@@ -227,7 +254,8 @@ impl Served {
     /// Calls the source `id`, unless it was taken off since the event was taken from the kernel.
     fn call(&mut self, id: u32, call: impl FnOnce(&mut dyn Source, &mut Registry<'_>)) {
         if let Some(Entry { source, watched }) = self.sources.get_mut(&id) {
-            let mut registry = Registry { epoll: &self.epoll, source: id, watched };
+            let forgotten = &mut self.forgotten;
+            let mut registry = Registry { epoll: &self.epoll, source: id, watched, forgotten };
             call(source.as_mut(), &mut registry);
         }
     }
@@ -235,14 +263,11 @@ impl Served {
     /// Does what `command` says; false to end the thread.
     fn obey(&mut self, command: Command) -> bool {
         match command {
-            Command::Add(id, mut source, reply) => {
-                let mut watched = HashSet::new();
-                let mut registry =
-                    Registry { epoll: &self.epoll, source: id, watched: &mut watched };
-                let started = source.start(&mut registry);
-                let failed = started.is_err();
-                self.sources.insert(id, Entry { source, watched });
-                if failed {
+            Command::Add(id, source, reply) => {
+                self.sources.insert(id, Entry { source, watched: HashMap::new() });
+                let mut started = Ok(());
+                self.call(id, |source, registry| started = source.start(registry));
+                if started.is_err() {
                     self.take_off(id);
                 }
                 // Who asked waits for the answer.
@@ -258,100 +283,11 @@ impl Served {
     }
 
     fn take_off(&mut self, id: u32) {
-        if let Some(mut entry) = self.sources.remove(&id) {
-            let fds: Vec<RawFd> = entry.watched.iter().copied().collect();
-            let mut registry =
-                Registry { epoll: &self.epoll, source: id, watched: &mut entry.watched };
-            fds.iter().for_each(|fd| registry.forget(fd));
-        }
+        self.call(id, |_, registry| registry.forget_all());
+        self.sources.remove(&id);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::Mutex;
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    const LIMIT: Duration = Duration::from_secs(10);
-
-    /// Counts how often its eventfd became ready.
-    struct Counter {
-        event: Arc<EventFd>,
-        count: Arc<AtomicU32>,
-        told: Sender<()>,
-    }
-
-    impl Source for Counter {
-        fn start(&mut self, registry: &mut Registry<'_>) -> io::Result<()> {
-            registry.watch(self.event.as_ref(), 7, EventSet::IN)
-        }
-
-        fn ready(&mut self, token: u32, _events: EventSet, _registry: &mut Registry<'_>) {
-            assert_eq!(token, 7);
-            self.event.read().unwrap();
-            self.count.fetch_add(1, Ordering::SeqCst);
-            self.told.send(()).unwrap();
-        }
-    }
-
-    #[test]
-    fn a_source_is_called_until_it_is_taken_off() {
-        let thread = IoThread::spawn().unwrap();
-        let event = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
-        let count = Arc::new(AtomicU32::new(0));
-        for round in 0..3 {
-            let (told, hears) = unbounded();
-            let counter = Counter { event: event.clone(), count: count.clone(), told };
-            let id = thread.handle().add(Box::new(counter)).unwrap();
-            event.write(1).unwrap();
-            hears.recv_timeout(LIMIT).unwrap();
-            thread.handle().remove(id);
-            assert!(hears.recv_timeout(LIMIT).is_err(), "the source was dropped");
-            event.write(1).unwrap();
-            assert_eq!(count.load(Ordering::SeqCst), round + 1, "nobody is called any more");
-            event.read().unwrap();
-        }
-    }
-
-    #[test]
-    fn a_source_that_cannot_start_is_refused() {
-        struct Bad;
-        impl Source for Bad {
-            fn start(&mut self, registry: &mut Registry<'_>) -> io::Result<()> {
-                registry.watch(&-1, 0, EventSet::IN)
-            }
-            fn ready(&mut self, _: u32, _: EventSet, _: &mut Registry<'_>) {}
-        }
-        let thread = IoThread::spawn().unwrap();
-        assert!(thread.handle().add(Box::new(Bad)).is_err());
-        let handle = thread.handle();
-        drop(thread);
-        assert!(handle.add(Box::new(Bad)).is_err(), "after its end the thread takes none");
-    }
-
-    #[test]
-    fn a_deadline_calls_its_source() {
-        struct Alarm(Option<Instant>, Arc<Mutex<Option<Sender<()>>>>);
-        impl Source for Alarm {
-            fn start(&mut self, _: &mut Registry<'_>) -> io::Result<()> {
-                Ok(())
-            }
-            fn ready(&mut self, _: u32, _: EventSet, _: &mut Registry<'_>) {}
-            fn deadline(&self) -> Option<Instant> {
-                self.0
-            }
-            fn expired(&mut self, _: &mut Registry<'_>) {
-                self.0 = None;
-                self.1.lock().unwrap().take().unwrap().send(()).unwrap();
-            }
-        }
-        let thread = IoThread::spawn().unwrap();
-        let (told, hears) = unbounded();
-        let soon = Instant::now() + Duration::from_millis(5);
-        let alarm = Alarm(Some(soon), Arc::new(Mutex::new(Some(told))));
-        thread.handle().add(Box::new(alarm)).unwrap();
-        hears.recv_timeout(LIMIT).unwrap();
-        assert!(Instant::now() >= soon);
-    }
-}
+#[path = "io_tests.rs"]
+mod tests;

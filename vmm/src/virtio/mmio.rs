@@ -277,15 +277,13 @@ impl MmioTransport {
         let queues: Option<Vec<DeviceQueue>> =
             (0..self.queues.len()).map(|index| self.queue(index)).collect();
         let Some(queues) = queues else {
-            tracing::warn!("the guest started a virtio device whose queues are not usable");
-            self.interrupt.needs_reset();
+            self.interrupt.needs_reset(&"its queues are not usable");
             return;
         };
         let activation =
             Activation { ram: self.ram.clone(), queues, interrupt: self.interrupt.clone() };
         if let Err(error) = self.device.activate(activation) {
-            tracing::error!(%error, "virtio device not started");
-            self.interrupt.needs_reset();
+            self.interrupt.needs_reset(&error);
         }
     }
 

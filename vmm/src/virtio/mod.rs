@@ -8,9 +8,10 @@ pub mod rng;
 use crate::irq::IrqLine;
 use crate::memory::GuestRam;
 use queue::DeviceQueue;
+use std::fmt::Display;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// `InterruptStatus`: a queue has used buffers.
 const INTERRUPT_QUEUE: u32 = 1 << 0;
@@ -57,12 +58,14 @@ pub struct Activation {
 pub struct Interrupt {
     status: Arc<AtomicU32>,
     needs_reset: Arc<AtomicU32>,
+    /// The log has heard of a device that needs a reset; the guest could say it for ever.
+    logged: Arc<AtomicBool>,
     line: IrqLine,
 }
 
 impl Interrupt {
     fn new(line: IrqLine) -> Self {
-        Self { status: Arc::default(), needs_reset: Arc::default(), line }
+        Self { status: Arc::default(), needs_reset: Arc::default(), logged: Arc::default(), line }
     }
 
     /// Tells the driver that a queue has used buffers.
@@ -70,9 +73,11 @@ impl Interrupt {
         self.raise(INTERRUPT_QUEUE);
     }
 
-    /// Tells the driver that the device cannot go on until it is reset: it found nonsense in a
-    /// queue.
-    pub fn needs_reset(&self) {
+    /// Tells the driver that the device cannot go on until it is reset, because of `why`.
+    pub fn needs_reset(&self, why: &dyn Display) {
+        if !self.logged.swap(true, Ordering::Relaxed) {
+            tracing::warn!(%why, "a virtio device stops until the guest resets it");
+        }
         self.needs_reset.store(1, Ordering::Release);
         self.raise(INTERRUPT_CONFIG);
     }

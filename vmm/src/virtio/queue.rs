@@ -10,6 +10,10 @@ use std::sync::Arc;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vmm_sys_util::eventfd::EventFd;
 
+/// Chains that a device takes from a queue in one call at most. A driver that adds chains as fast as
+/// they are taken must not keep the thread from everything else on it.
+pub const TURN: usize = 64;
+
 /// A chain of descriptors.
 pub type Chain<'a> = DescriptorChain<&'a GuestRam>;
 
@@ -44,6 +48,12 @@ impl DeviceQueue {
     pub fn answer(&self) {
         // Non-blocking: it may have been taken off already.
         let _ = self.doorbell.read();
+    }
+
+    /// Rings the doorbell in the driver's place, to come back to what is left in the queue.
+    pub fn ring(&self) {
+        // The counter is full only after 2^64 rings that nobody answered.
+        let _ = self.doorbell.write(1);
     }
 
     /// The next chain that the driver made available, if there is one.
@@ -102,22 +112,10 @@ impl DeviceQueue {
         self.queue.enable_notification(&self.ram).map_err(|error| self.give_up(&error))
     }
 
-    /// Asks the driver not to ring.
-    ///
-    /// # Errors
-    /// The ring cannot be written.
-    pub fn ignore_buffers(&mut self) -> Result<(), Broken> {
-        if self.broken {
-            return Err(Broken);
-        }
-        self.queue.disable_notification(&self.ram).map_err(|error| self.give_up(&error))
-    }
-
     fn give_up(&mut self, error: &virtio_queue::Error) -> Broken {
         if !self.broken {
-            tracing::warn!(%error, "the guest's virtqueue is nonsense; the device needs a reset");
             self.broken = true;
-            self.interrupt.needs_reset();
+            self.interrupt.needs_reset(error);
         }
         Broken
     }

@@ -5,7 +5,7 @@
 
 use crate::io::{IoHandle, Registry, Source, SourceId};
 use crate::memory::GuestRam;
-use crate::virtio::queue::{Broken, DeviceQueue};
+use crate::virtio::queue::{Broken, DeviceQueue, TURN};
 use crate::virtio::{Activation, VirtioDevice};
 use rustix::rand::{GetRandomFlags, getrandom};
 use std::io::{self, Write};
@@ -69,24 +69,26 @@ struct Requests {
 impl Requests {
     fn serve(&mut self) -> Result<(), Broken> {
         let ram = self.ram.clone();
-        loop {
-            self.queue.ignore_buffers()?;
-            while let Some(chain) = self.queue.pop(&ram)? {
-                let head = chain.head_index();
-                // A chain that cannot be written goes back empty.
-                let written = chain.writer(&ram).map_or(0, |mut writer| {
-                    let mut bytes = [0; MAX_REQUEST];
-                    let wanted = writer.available_bytes().min(MAX_REQUEST);
-                    let given = getrandom(&mut bytes[..wanted], GetRandomFlags::empty());
-                    writer.write(&bytes[..given.unwrap_or(0)]).unwrap_or(0)
-                });
-                // At most `MAX_REQUEST`.
-                self.queue.add_used(head, written as u32)?;
-            }
-            if !self.queue.await_buffers()? {
+        for _ in 0..TURN {
+            let Some(chain) = self.queue.pop(&ram)? else {
+                if self.queue.await_buffers()? {
+                    continue;
+                }
                 return Ok(());
-            }
+            };
+            let head = chain.head_index();
+            // A chain that cannot be written goes back empty.
+            let written = chain.writer(&ram).map_or(0, |mut writer| {
+                let mut bytes = [0; MAX_REQUEST];
+                let wanted = writer.available_bytes().min(MAX_REQUEST);
+                let given = getrandom(&mut bytes[..wanted], GetRandomFlags::empty());
+                writer.write(&bytes[..given.unwrap_or(0)]).unwrap_or(0)
+            });
+            // At most `MAX_REQUEST`.
+            self.queue.add_used(head, written as u32)?;
         }
+        self.queue.ring();
+        Ok(())
     }
 }
 
