@@ -1,1 +1,14 @@
-//! The guest agent: sessions, logoff, and the channel to the host.
+//! The guest agent: it counts sessions, ends them when the host asks, and says how far it is.
+//!
+//! It runs as a plain service under any init and dials the host over vsock ([`dial`]). What comes
+//! over the connection is served by [`serve::Agent`], which takes any stream that is a socket, so
+//! that the host's side can be tested against the real agent over a socket pair.
+//!
+//! Who is logged on is a [`sessions::Backend`]'s knowledge; what a logoff does with it is in
+//! [`logoff`]; processes are named and held by [`process`].
+
+pub mod dial;
+pub mod logoff;
+pub mod process;
+pub mod serve;
+pub mod sessions;

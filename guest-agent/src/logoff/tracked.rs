@@ -1,0 +1,207 @@
+//! One session of a logoff: who is left in it, who has been signalled, and how it ended.
+
+use crate::process::{Handle, Identity};
+use crate::sessions::{Known, Member, Sent};
+use protocol::task::{MAX_SURVIVORS, Outcome, Process, SessionReport, SessionSummary};
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+/// Rounds of SIGKILL that a session gets; who has escaped all of them stays.
+const MAX_PASSES: u32 = 5;
+/// The shortest time between two rounds.
+const BETWEEN_PASSES: Duration = Duration::from_millis(100);
+/// How long the doors may take to close after the user has left.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// Which signals are due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// The polite ones.
+    Ask,
+    /// The last one.
+    Kill,
+}
+
+/// A session that is being ended.
+#[derive(Debug)]
+pub(super) struct Tracked {
+    pub(super) report: SessionReport,
+    /// Its processes, as of the latest look.
+    pub(super) seen: HashSet<Identity>,
+    members: Vec<Member>,
+    asked: HashSet<Identity>,
+    killed: HashSet<Identity>,
+    /// Processes that the kernel would not let the agent kill.
+    denied: HashSet<Identity>,
+    was_asked: bool,
+    was_killed: bool,
+    passes: u32,
+    last_pass: Option<Instant>,
+    /// Since when only its doors are left.
+    doors_since: Option<Instant>,
+    sent: Option<SessionReport>,
+}
+
+impl Tracked {
+    pub(super) fn new(session: SessionSummary) -> Self {
+        let report =
+            SessionReport { session, outcome: None, milliseconds: None, survivors: Vec::new() };
+        Self::resumed(report, false, HashSet::new())
+    }
+
+    /// As an earlier operation left it, with the processes that it named.
+    pub(super) fn resumed(
+        mut report: SessionReport,
+        was_asked: bool,
+        seen: HashSet<Identity>,
+    ) -> Self {
+        let ended = [Outcome::Terminated, Outcome::Killed, Outcome::Vanished];
+        if !report.outcome.is_some_and(|outcome| ended.contains(&outcome)) {
+            report.outcome = None;
+            report.milliseconds = None;
+        }
+        Self {
+            was_killed: report.outcome == Some(Outcome::Killed),
+            report,
+            seen,
+            members: Vec::new(),
+            asked: HashSet::new(),
+            killed: HashSet::new(),
+            denied: HashSet::new(),
+            was_asked,
+            passes: 0,
+            last_pass: None,
+            doors_since: None,
+            sent: None,
+        }
+    }
+
+    pub(super) fn known(&self) -> Known<'_> {
+        Known { session: &self.report.session, seen: &self.seen }
+    }
+
+    /// Whether it has been verified to have ended.
+    pub(super) fn has_ended(&self) -> bool {
+        self.report.outcome.is_some()
+    }
+
+    /// Whether it is `session`, or a part of it that is still there.
+    pub(super) fn is(&self, session: &SessionSummary) -> bool {
+        let own = &self.report.session;
+        let leader = Identity { pid: session.leader, start: session.leader_start };
+        (own.leader, own.leader_start) == (leader.pid, leader.start) || self.seen.contains(&leader)
+    }
+
+    /// Takes in what a look has found, and whether the look before it found nobody. `elapsed` is
+    /// the time since the commit.
+    pub(super) fn update(
+        &mut self,
+        members: Vec<Member>,
+        was_empty: bool,
+        elapsed: Option<Duration>,
+    ) {
+        self.seen = members.iter().map(|member| member.identity).collect();
+        for signalled in [&mut self.asked, &mut self.killed, &mut self.denied] {
+            signalled.retain(|identity| self.seen.contains(identity));
+        }
+        self.doors_since = match self.doors_since {
+            _ if !members.iter().all(|member| member.door) => None,
+            Some(since) => Some(since),
+            None => Some(Instant::now()),
+        };
+        self.members = members;
+        if !self.members.is_empty() {
+            // Thought ended, and is not: it is worked on again.
+            self.report.outcome = None;
+            self.report.milliseconds = None;
+        } else if was_empty && !self.has_ended() {
+            self.report.outcome = Some(match (self.was_killed, self.was_asked) {
+                (true, _) => Outcome::Killed,
+                (false, true) => Outcome::Terminated,
+                (false, false) => Outcome::Vanished,
+            });
+            let milliseconds = elapsed.unwrap_or_default().as_millis();
+            self.report.milliseconds = Some(u64::try_from(milliseconds).unwrap_or(u64::MAX));
+            self.report.survivors.clear();
+        }
+    }
+
+    /// Who is to be signalled now; counts as a pass where somebody is to be killed.
+    pub(super) fn due(&mut self, phase: Phase) -> Vec<Identity> {
+        let signalled = match phase {
+            Phase::Ask => &self.asked,
+            Phase::Kill => &self.killed,
+        };
+        let recent = self.last_pass.is_some_and(|pass| pass.elapsed() < BETWEEN_PASSES);
+        if phase == Phase::Kill && (recent || self.passes >= MAX_PASSES) {
+            return Vec::new();
+        }
+        let doors_too = self.doors_since.is_some_and(|since| since.elapsed() >= LINGER);
+        let members = self.members.iter().filter(|member| doors_too || !member.door);
+        let members = members.map(|member| member.identity);
+        let due: Vec<Identity> = members.filter(|one| !signalled.contains(one)).collect();
+        if phase == Phase::Kill && !due.is_empty() {
+            self.passes += 1;
+            self.last_pass = Some(Instant::now());
+        }
+        due
+    }
+
+    /// Notes that `handles` have been signalled, and what came of it.
+    pub(super) fn signalled(&mut self, phase: Phase, handles: &[Handle], sent: Sent) {
+        let identities = handles.iter().map(Handle::identity);
+        match phase {
+            Phase::Ask => {
+                self.asked.extend(identities);
+                self.was_asked |= sent.reached > 0;
+            }
+            Phase::Kill => {
+                self.was_killed |= sent.reached > 0;
+                self.denied.extend(sent.denied);
+                self.killed.extend(identities);
+            }
+        }
+    }
+
+    /// Whether it has ended, or the kernel will not let the agent end what is left of it.
+    pub(super) fn is_hopeless(&self) -> bool {
+        self.has_ended() || self.is_denied()
+    }
+
+    fn is_denied(&self) -> bool {
+        !self.members.is_empty() && self.seen.iter().all(|one| self.denied.contains(one))
+    }
+
+    /// Puts the processes that are left into the report.
+    pub(super) fn name_survivors(&mut self) {
+        let mut left: Vec<&Member> = self.members.iter().collect();
+        left.sort_by_key(|member| (member.door, member.identity.pid));
+        let name =
+            |member: &Member| Process { pid: member.identity.pid, comm: member.comm.clone() };
+        self.report.survivors = left.into_iter().take(MAX_SURVIVORS).map(name).collect();
+    }
+
+    /// Ends it as one that is still there, and says which in a few words; none if it has ended.
+    pub(super) fn remain(&mut self) -> Option<String> {
+        if self.has_ended() {
+            return None;
+        }
+        let denied = self.is_denied();
+        self.report.outcome = Some(if denied { Outcome::Denied } else { Outcome::Remaining });
+        self.name_survivors();
+        let SessionSummary { user, tty, .. } = &self.report.session;
+        let place = if tty.is_empty() { String::new() } else { format!(" on {tty}") };
+        let survivor = self.report.survivors.first();
+        let process = survivor.map(|one| format!(" ({} {})", one.comm, one.pid));
+        Some(format!("{user}{place}{}", process.unwrap_or_default()))
+    }
+
+    /// The report, if it has changed since it was last asked for.
+    pub(super) fn news(&mut self) -> Option<SessionReport> {
+        if self.sent.as_ref() == Some(&self.report) {
+            return None;
+        }
+        self.sent = Some(self.report.clone());
+        self.sent.clone()
+    }
+}
