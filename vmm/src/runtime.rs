@@ -1,1 +1,334 @@
-//! A running machine's directory: its lock and its sockets.
+//! Where running machines are found: a directory each, below the user's runtime directory.
+//!
+//! ```text
+//! $VMM_RUNTIME_DIR, $XDG_RUNTIME_DIR/vmm or /run/vmm
+//! `-- web/            mode 0700; the name in lower case, for names differ only by their letters
+//!     |-- lock        held by the machine's process, and holds its name as it was written
+//!     |-- control.sock
+//!     `-- vsock.sock
+//! ```
+//!
+//! A machine is alive while a process holds its lock, never because a file says so: what a killed
+//! process left behind is replaced without a word.
+
+use crate::config::{ConfigError, NAME_MAX, check_name};
+use protocol::HResult;
+use rustix::fs::{FlockOperation, flock};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Bytes of a Unix socket's path that the kernel takes, without the final NUL.
+const SOCKET_PATH_MAX: usize = 107;
+/// The longest thing that is put behind the path of the vsock socket: `_` and a port.
+const PORT_SUFFIX: usize = "_4294967295".len();
+/// Permission bits that let others write.
+const OTHERS_WRITE: u32 = 0o022;
+/// Bytes of the longest name.
+const NAME_BYTES: u64 = NAME_MAX as u64 * 4;
+
+/// Why a machine got no place.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// The name is not allowed.
+    #[error(transparent)]
+    Name(#[from] ConfigError),
+    /// Another process has it.
+    #[error("a machine named {0} is running already; choose another name, or end that one")]
+    InUse(String),
+    /// Something else is where the directory should be, or others can write to it.
+    #[error(
+        "{} is not a directory of this user that nobody else can write to; remove it, or set \
+         VMM_RUNTIME_DIR to another place", .0.display()
+    )]
+    NotOurs(PathBuf),
+    /// Sockets could not be bound there.
+    #[error(
+        "the path {} is too long for sockets; choose a shorter name, or set VMM_RUNTIME_DIR to a \
+         shorter path", .0.display()
+    )]
+    TooLong(PathBuf),
+    /// The system refused.
+    #[error("cannot use {}", path.display())]
+    Io {
+        /// What was to be used.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl RuntimeError {
+    /// The documented code of this error.
+    #[must_use]
+    pub fn code(&self) -> HResult {
+        match self {
+            Self::Name(error) => error.code(),
+            Self::InUse(_) => HResult::VM_E_VM_RUNNING,
+            Self::TooLong(_) => HResult::ERROR_BUFFER_OVERFLOW,
+            Self::NotOurs(_) => HResult::ERROR_BAD_PATHNAME,
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                HResult::ERROR_ACCESS_DENIED
+            }
+            Self::Io { .. } => HResult::DISP_E_EXCEPTION,
+        }
+    }
+}
+
+/// The directory of all running machines.
+#[derive(Clone, Debug)]
+pub struct Runtime {
+    base: PathBuf,
+}
+
+impl Runtime {
+    /// The user's: `$VMM_RUNTIME_DIR`, else `$XDG_RUNTIME_DIR/vmm`, else `/run/vmm`; root has the
+    /// last one in any case.
+    #[must_use]
+    pub fn of_user() -> Self {
+        let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+        let xdg = || absolute("XDG_RUNTIME_DIR").filter(|_| !rustix::process::geteuid().is_root());
+        let base = absolute("VMM_RUNTIME_DIR").or_else(|| Some(xdg()?.join("vmm")));
+        Self { base: base.unwrap_or_else(|| PathBuf::from("/run/vmm")) }
+    }
+
+    /// The one at `base`.
+    #[must_use]
+    pub fn at(base: impl Into<PathBuf>) -> Self {
+        Self { base: base.into() }
+    }
+
+    fn directory(&self, name: &str) -> PathBuf {
+        self.base.join(name.to_lowercase())
+    }
+
+    /// Makes a place for the machine `name`, which then is alive until the place is dropped.
+    ///
+    /// # Errors
+    /// The name is not allowed or in use, or the place cannot be made safely.
+    pub fn claim(&self, name: &str) -> Result<Place, RuntimeError> {
+        check_name(name)?;
+        let directory = self.directory(name);
+        let vsock = directory.join("vsock.sock");
+        if vsock.as_os_str().len() + PORT_SUFFIX > SOCKET_PATH_MAX {
+            return Err(RuntimeError::TooLong(vsock));
+        }
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| RuntimeError::Io { path, source }
+        };
+        let make = |recursive: bool, path: &Path| {
+            let made = DirBuilder::new().recursive(recursive).mode(0o700).create(path);
+            match made {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+                made => made.map_err(failed(path)),
+            }
+        };
+        make(true, &self.base)?;
+        let lock_path = directory.join("lock");
+        let lock = loop {
+            make(false, &directory)?;
+            if !is_ours(&directory) {
+                return Err(RuntimeError::NotOurs(directory));
+            }
+            let lock = match open_lock(&lock_path) {
+                // Its former owner removed the directory in between.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                lock => lock.map_err(failed(&lock_path))?,
+            };
+            if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+                return Err(RuntimeError::InUse(name.to_owned()));
+            }
+            // Or removed the lock between opening and locking it.
+            if is_at(&lock, &lock_path) {
+                break lock;
+            }
+        };
+        let place = Place { directory, lock };
+        for stale in [place.control(), place.vsock()] {
+            match fs::remove_file(&stale) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(failed(&stale)(error));
+                }
+                _ => {}
+            }
+        }
+        let mut file = &place.lock;
+        file.set_len(0)
+            .and_then(|()| file.write_all(name.as_bytes()))
+            .map_err(failed(&lock_path))?;
+        Ok(place)
+    }
+
+    /// The name of the machine `name` as it was written when it was started, if it is alive.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<String> {
+        check_name(name).ok()?;
+        self.alive(&self.directory(name))
+    }
+
+    /// Where the control socket of the machine `name` is, if it is alive.
+    #[must_use]
+    pub fn control(&self, name: &str) -> PathBuf {
+        self.directory(name).join("control.sock")
+    }
+
+    /// The names of all machines that are alive and can be seen.
+    #[must_use]
+    pub fn list(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.base).into_iter().flatten().flatten();
+        let mut names: Vec<String> =
+            entries.filter_map(|entry| self.alive(&entry.path())).collect();
+        names.sort_by_key(|name| name.to_lowercase());
+        names
+    }
+
+    fn alive(&self, directory: &Path) -> Option<String> {
+        let lock = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(directory.join("lock"))
+            .ok()?;
+        // Whoever can lock it knows that nobody else has.
+        if flock(&lock, FlockOperation::NonBlockingLockShared).is_ok() {
+            return None;
+        }
+        let mut name = String::new();
+        lock.take(NAME_BYTES).read_to_string(&mut name).ok()?;
+        check_name(&name).ok()?;
+        (self.directory(&name) == directory).then_some(name)
+    }
+}
+
+/// A machine's place. Dropping it frees the name and leaves nothing behind.
+#[derive(Debug)]
+pub struct Place {
+    directory: PathBuf,
+    lock: File,
+}
+
+impl Place {
+    /// Where the control socket belongs.
+    #[must_use]
+    pub fn control(&self) -> PathBuf {
+        self.directory.join("control.sock")
+    }
+
+    /// Where the vsock socket belongs.
+    #[must_use]
+    pub fn vsock(&self) -> PathBuf {
+        self.directory.join("vsock.sock")
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // While the lock is held nobody else uses the directory; what is gone already is as good.
+        for path in [self.control(), self.vsock(), self.directory.join("lock")] {
+            let _ = fs::remove_file(path);
+        }
+        let _ = fs::remove_dir(&self.directory);
+    }
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)
+}
+
+/// Whether `directory` is one, of this user, that nobody else can write to.
+fn is_ours(directory: &Path) -> bool {
+    fs::symlink_metadata(directory).is_ok_and(|metadata| {
+        metadata.is_dir()
+            && metadata.uid() == rustix::process::geteuid().as_raw()
+            && metadata.mode() & OTHERS_WRITE == 0
+    })
+}
+
+/// Whether `file` is what `path` names.
+fn is_at(file: &File, path: &Path) -> bool {
+    let same = |a: fs::Metadata, b: fs::Metadata| a.dev() == b.dev() && a.ino() == b.ino();
+    match (file.metadata(), fs::symlink_metadata(path)) {
+        (Ok(ours), Ok(theirs)) => same(ours, theirs),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    fn runtime() -> (tempfile::TempDir, Runtime) {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = Runtime::at(folder.path().join("vmm"));
+        (folder, runtime)
+    }
+
+    #[test]
+    fn a_name_is_taken_until_its_place_is_dropped_whatever_its_letters() {
+        let (_folder, runtime) = runtime();
+        let place = runtime.claim("Web").unwrap();
+        for name in ["Web", "web", "WEB"] {
+            assert!(matches!(runtime.claim(name), Err(RuntimeError::InUse(_))));
+            assert_eq!(runtime.find(name).as_deref(), Some("Web"));
+        }
+        assert_eq!(runtime.list(), ["Web"]);
+        drop(place);
+        assert_eq!(runtime.find("web"), None);
+        assert_eq!(fs::read_dir(&runtime.base).unwrap().count(), 0, "nothing is left behind");
+        runtime.claim("web").unwrap();
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_replaced() {
+        let (_folder, runtime) = runtime();
+        let directory = runtime.base.join("web");
+        fs::create_dir_all(&directory).unwrap();
+        for name in ["lock", "control.sock", "vsock.sock"] {
+            fs::write(directory.join(name), "stale").unwrap();
+        }
+        assert_eq!(runtime.list(), Vec::<String>::new(), "no process holds the lock");
+        let place = runtime.claim("web").unwrap();
+        assert!(!place.control().exists() && !place.vsock().exists());
+    }
+
+    #[test]
+    fn a_link_or_a_directory_that_others_can_write_to_is_refused() {
+        let (folder, runtime) = runtime();
+        fs::create_dir_all(&runtime.base).unwrap();
+        let elsewhere = folder.path().join("elsewhere");
+        fs::create_dir(&elsewhere).unwrap();
+        symlink(&elsewhere, runtime.base.join("web")).unwrap();
+        assert!(matches!(runtime.claim("web"), Err(RuntimeError::NotOurs(_))));
+        let open = runtime.base.join("open");
+        fs::create_dir(&open).unwrap();
+        fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(matches!(runtime.claim("open"), Err(RuntimeError::NotOurs(_))));
+        let linked = runtime.base.join("linked");
+        DirBuilder::new().mode(0o700).create(&linked).unwrap();
+        let precious = folder.path().join("precious");
+        fs::write(&precious, "text").unwrap();
+        symlink(&precious, linked.join("lock")).unwrap();
+        assert!(matches!(runtime.claim("linked"), Err(RuntimeError::Io { .. })));
+        assert_eq!(fs::read_to_string(&precious).unwrap(), "text");
+    }
+
+    #[test]
+    fn names_never_leave_the_directory_and_long_paths_are_explained() {
+        let (folder, runtime) = runtime();
+        for name in ["", "..", ".", "a/b", "/etc"] {
+            assert!(matches!(runtime.claim(name), Err(RuntimeError::Name(_))), "{name:?}");
+            assert_eq!(runtime.find(name), None);
+        }
+        let deep = Runtime::at(folder.path().join("x".repeat(100)));
+        assert!(matches!(deep.claim("web"), Err(RuntimeError::TooLong(_))));
+    }
+}

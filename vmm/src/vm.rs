@@ -83,7 +83,7 @@ impl Shared {
 
 /// A running machine. Dropping it turns the machine off and waits for its end.
 pub struct Vm {
-    name: String,
+    config: MachineConfig,
     state: StateCell,
     tasks: Tasks,
     guest: GuestOs,
@@ -118,7 +118,7 @@ impl Vm {
             console: HostConsole::open(&config.console)?,
         };
         let machine = Machine::new(&config, &links)?;
-        let name = config.name.clone();
+        let kept = config.clone();
         let shared = Arc::new(Shared { ending: Mutex::default(), ended: Condvar::new() });
         let driver =
             Driver { config, links, integration, state: state.clone(), shared: shared.clone() };
@@ -129,13 +129,19 @@ impl Vm {
                 drop(socket);
             })
             .map_err(StartError::Thread)?;
-        Ok(Self { name, state, tasks, guest, shared, thread: Some(thread) })
+        Ok(Self { config: kept, state, tasks, guest, shared, thread: Some(thread) })
     }
 
     /// The machine's name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
+        &self.config.name
+    }
+
+    /// What the machine was made of.
+    #[must_use]
+    pub fn config(&self) -> &MachineConfig {
+        &self.config
     }
 
     /// The machine's state, now and as it changes.
@@ -165,6 +171,25 @@ impl Vm {
         }
     }
 
+    /// Waits for the machine's end, and says why it ended.
+    #[must_use]
+    pub fn wait(&self) -> End {
+        self.end_waiter().wait()
+    }
+
+    /// What waits for the machine's end without holding the machine.
+    #[must_use]
+    pub fn end_waiter(&self) -> EndWaiter {
+        EndWaiter { shared: self.shared.clone() }
+    }
+}
+
+/// Waits for a machine's end.
+pub struct EndWaiter {
+    shared: Arc<Shared>,
+}
+
+impl EndWaiter {
     /// Waits for the machine's end, and says why it ended.
     #[must_use]
     pub fn wait(&self) -> End {

@@ -1,4 +1,7 @@
-//! The control socket: how other processes reach a running machine.
+//! Control of a machine from other processes, over its socket.
+//!
+//! [`wire`] is what is said, [`access`] who may say it, [`server`] the machine's side and
+//! [`client`] the other, which the command line and host tools share.
 
 pub mod access;
 pub mod client;

@@ -1,1 +1,208 @@
-//! The messages of the control socket.
+//! What is said over a control socket: requests and answers, as JSON in frames.
+//!
+//! A report may be longer than a frame, so an answer goes as the pieces of its JSON text, a frame
+//! each; the last one says so.
+
+use crate::integration::guest::{AgentStatus, SessionList};
+use crate::state::VmState;
+use protocol::HResult;
+use protocol::frame::{self, Decoder, FrameError};
+use protocol::task::{LogoffOptions, LogoffReport, TaskInfo};
+use serde::{Deserialize, Serialize};
+use std::io::{Read, Write};
+
+/// The version of what is said here.
+pub const VERSION: u32 = 1;
+/// Bytes of JSON text in a piece: as a string in a frame it may double.
+const PIECE: usize = 24 * 1024;
+/// The longest answer, in bytes.
+const ANSWER_MAX: usize = 8 << 20;
+
+/// A request and its version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    /// [`VERSION`] of the caller.
+    pub version: u32,
+    /// What is wanted.
+    pub request: Request,
+}
+
+/// What can be asked of a machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "snake_case")]
+pub enum Request {
+    /// What the machine is doing. Answered by [`Response::Machine`].
+    Machine,
+    /// Who is logged on. Answered by [`Response::Sessions`].
+    Sessions,
+    /// Log everyone off. Answered by [`Response::Task`] when the guest has accepted.
+    Logoff {
+        /// How.
+        options: LogoffOptions,
+    },
+    /// All tasks. Answered by [`Response::Tasks`].
+    Tasks,
+    /// One task. Answered by [`Response::Task`].
+    Task {
+        /// Which.
+        id: u32,
+    },
+    /// Follow a task: [`Response::Changed`] at least once a second until it is complete, and then
+    /// [`Response::Task`].
+    Wait {
+        /// Which.
+        id: u32,
+    },
+    /// Cancel a task. Answered by [`Response::Task`].
+    Cancel {
+        /// Which.
+        id: u32,
+    },
+}
+
+/// What a machine answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum Response {
+    /// What the machine is doing.
+    Machine(MachineInfo),
+    /// Who is logged on.
+    Sessions(SessionList),
+    /// All tasks.
+    Tasks {
+        /// The oldest first.
+        tasks: Vec<TaskInfo>,
+    },
+    /// A task.
+    Task(Box<TaskDocument>),
+    /// A task that is followed, as it is now.
+    Changed {
+        /// The task.
+        task: TaskInfo,
+    },
+    /// The call is refused.
+    Refused {
+        /// The documented code.
+        code: HResult,
+        /// What was tried, what was found, and what to do next.
+        text: String,
+    },
+}
+
+/// A task and what it has done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskDocument {
+    /// The task.
+    pub task: TaskInfo,
+    /// What it has done, in detail.
+    pub report: Option<LogoffReport>,
+}
+
+/// What a machine is doing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineInfo {
+    /// Its name.
+    pub name: String,
+    /// Its state.
+    pub state: VmState,
+    /// The process that runs it.
+    pub pid: u32,
+    /// Milliseconds since it was started.
+    pub uptime_ms: u64,
+    /// Virtual processors.
+    pub cpus: u8,
+    /// RAM in bytes.
+    pub memory: u64,
+    /// The agent in its guest.
+    pub agent: AgentStatus,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Piece {
+    text: String,
+    more: bool,
+}
+
+/// Writes an answer.
+///
+/// # Errors
+/// The stream fails.
+pub fn answer(stream: &mut impl Write, response: &Response) -> Result<(), FrameError> {
+    let text = serde_json::to_string(response)?;
+    let mut rest = text.as_str();
+    loop {
+        let mut end = rest.len().min(PIECE);
+        while !rest.is_char_boundary(end) {
+            end -= 1;
+        }
+        let (now, later) = rest.split_at(end);
+        frame::write(stream, &Piece { text: now.to_owned(), more: !later.is_empty() })?;
+        if later.is_empty() {
+            return Ok(());
+        }
+        rest = later;
+    }
+}
+
+/// Reads an answer; none if the stream ends before it.
+///
+/// # Errors
+/// The stream fails, or what comes is no answer.
+pub fn read_answer(
+    decoder: &mut Decoder,
+    stream: &mut impl Read,
+) -> Result<Option<Response>, FrameError> {
+    let mut text = String::new();
+    while let Some(piece) = decoder.read::<Piece>(stream)? {
+        text.push_str(&piece.text);
+        if text.len() > ANSWER_MAX {
+            return Err(FrameError::TooLong(text.len()));
+        }
+        if !piece.more {
+            return Ok(Some(serde_json::from_str(&text)?));
+        }
+    }
+    if text.is_empty() { Ok(None) } else { Err(FrameError::Truncated) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::task::{SessionReport, SessionSummary};
+
+    #[test]
+    fn an_answer_longer_than_a_frame_arrives_whole() {
+        let session = SessionReport {
+            session: SessionSummary { user: "\"é\\".repeat(60), ..SessionSummary::default() },
+            outcome: None,
+            milliseconds: None,
+            survivors: Vec::new(),
+        };
+        let report = LogoffReport { sessions: vec![session; 1024], ..LogoffReport::default() };
+        let (task, work) =
+            crate::task::Tasks::default().start("log off all users", Box::new(|| Ok(())));
+        let document = TaskDocument { task: task.info(), report: Some(report) };
+        let response = Response::Task(Box::new(document));
+        let mut bytes = Vec::new();
+        answer(&mut bytes, &response).unwrap();
+        assert!(bytes.len() > 4 * frame::MAX_FRAME);
+        let mut decoder = Decoder::default();
+        let mut stream = bytes.as_slice();
+        assert_eq!(read_answer(&mut decoder, &mut stream).unwrap(), Some(response));
+        assert_eq!(read_answer(&mut decoder, &mut stream).unwrap(), None);
+        drop(work);
+    }
+
+    #[test]
+    fn a_request_of_another_shape_is_not_understood() {
+        for text in [
+            r#"{"version":1,"request":{"verb":"explode"}}"#,
+            r#"{"version":-1,"request":{"verb":"tasks"}}"#,
+            r#"{"version":1,"request":{"verb":"task","id":4294967296}}"#,
+            r#"{"version":1,"request":{"verb":"task","id":NaN}}"#,
+            r#"[[[[[[[[[[[[[[[["#,
+        ] {
+            assert!(serde_json::from_str::<Call>(text).is_err(), "{text}");
+        }
+    }
+}
