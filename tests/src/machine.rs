@@ -97,7 +97,7 @@ impl Recipe {
             kernel: flavour.kernel(),
             initrd: flavour.initrd(),
             cpus: 1,
-            append: format!("logins={logins}"),
+            append: format!("quiet logins={logins}"),
             echo: false,
         }
     }

@@ -299,9 +299,11 @@ fn scripts(archive: &mut Archive) -> Result<()> {
         "if [ -e /run/no-agent ]; then sleep 1; exit; fi\n\
          exec /bin/vmm-agent > /run/agent.log 2>&1\n",
     )?;
+    // The shell would prefer busybox's `who`, which shows records of sessions that are gone.
     archive.script(
         "bin/maintenance",
         "cd /\n\
+         who() { /usr/bin/who; }\n\
          while printf 'guest# ' && IFS= read -r line; do eval \"$line\"; done\n",
     )
 }
