@@ -1,4 +1,32 @@
 //! A virtual machine monitor on KVM that works with its guests.
+//!
+//! # Quick start
+//!
+//! A machine runs in the process that starts it. The guest's agent connects when it is up, and
+//! then the guest can be asked to do things, as tasks:
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use vmm::{LogoffOptions, MachineConfig, Vm};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let mut config = MachineConfig::new("web", "/boot/vmlinuz");
+//!     config.initrd = Some("initrd.img".into());
+//!     let vm = Vm::start(config, None)?;
+//!     if !vm.guest_os().wait_for_agent(Duration::from_secs(60)) {
+//!         return Err("no agent".into());
+//!     }
+//!     let task = vm.guest_os().logoff(LogoffOptions::default())?;
+//!     let info = task.wait(None);
+//!     println!("{}%: {:?} {}", info.percent_completed, info.result, info.error);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! Dropping the [`Vm`] turns the machine off. The library never prints, exits the process or
+//! installs signal handlers; it tells what it does through `tracing`.
+//!
+//! To work with a machine of another process, connect a [`control::client::Client`].
 
 pub mod boot;
 pub mod bus;
@@ -24,3 +52,15 @@ pub mod virtio;
 pub mod vm;
 pub mod vsock;
 pub mod x86;
+
+pub use config::MachineConfig;
+pub use integration::guest::GuestOs;
+pub use protocol::HResult;
+pub use protocol::task::{LogoffOptions, LogoffReport, TaskInfo, TaskResult};
+pub use task::Task;
+pub use vm::Vm;
+
+/// The examples of the README, which are to compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -8,7 +8,7 @@ use crossbeam_channel::{Sender, bounded};
 use protocol::HResult;
 use protocol::task::{LogoffOptions, SessionSummary};
 use serde::{Deserialize, Serialize};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What is known of the agent, shared between the thread and callers.
@@ -24,6 +24,31 @@ pub(crate) struct Status {
     pub(crate) booted: Option<Instant>,
     /// Messages that nobody had asked for.
     pub(crate) dropped: u64,
+}
+
+/// The status, and how to wait for its changes.
+#[derive(Debug, Default)]
+pub(crate) struct StatusCell {
+    status: Mutex<Status>,
+    changed: Condvar,
+}
+
+impl StatusCell {
+    pub(crate) fn get(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes whoever waits for an agent.
+    pub(crate) fn notify(&self) {
+        self.changed.notify_all();
+    }
+
+    /// Waits until an agent is connected or the time is over, and says whether one is.
+    fn wait_for_agent(&self, timeout: Duration) -> bool {
+        let waits = |status: &mut Status| status.connected.is_none();
+        let waited = self.changed.wait_timeout_while(self.get(), timeout, waits);
+        waited.unwrap_or_else(PoisonError::into_inner).0.connected.is_some()
+    }
 }
 
 /// Who an agent is.
@@ -64,14 +89,14 @@ pub struct SessionList {
 pub struct GuestOs {
     state: StateCell,
     commands: Sender<Command>,
-    status: Arc<Mutex<Status>>,
+    status: Arc<StatusCell>,
 }
 
 impl GuestOs {
     pub(crate) fn new(
         state: StateCell,
         commands: Sender<Command>,
-        status: Arc<Mutex<Status>>,
+        status: Arc<StatusCell>,
     ) -> Self {
         Self { state, commands, status }
     }
@@ -97,7 +122,7 @@ impl GuestOs {
     /// What is known of the agent.
     #[must_use]
     pub fn agent(&self) -> AgentStatus {
-        let status = self.status();
+        let status = self.status.get();
         let agent = status.connected.as_ref().or(status.last.as_ref());
         AgentStatus {
             connected: status.connected.is_some(),
@@ -108,8 +133,10 @@ impl GuestOs {
         }
     }
 
-    fn status(&self) -> MutexGuard<'_, Status> {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Waits until an agent is connected or the time is over, and says whether one is.
+    #[must_use = "without an agent nothing can be asked of the guest"]
+    pub fn wait_for_agent(&self, timeout: Duration) -> bool {
+        self.status.wait_for_agent(timeout)
     }
 
     fn call<T>(

@@ -15,10 +15,10 @@ mod worker;
 use crate::state::StateCell;
 use crate::task::Tasks;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use guest::GuestOs;
+use guest::{GuestOs, StatusCell};
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use worker::{Command, Worker};
@@ -75,7 +75,7 @@ impl Integration {
         timing: Timing,
     ) -> io::Result<Self> {
         let (commands, receiver) = unbounded();
-        let status = Arc::new(Mutex::default());
+        let status = Arc::new(StatusCell::default());
         let guest = GuestOs::new(state.clone(), commands.clone(), Arc::clone(&status));
         let worker = Worker::new(state, tasks, commands.clone(), status, timing);
         let thread = thread::Builder::new()

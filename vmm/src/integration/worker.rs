@@ -3,7 +3,7 @@
 use crate::error::CallError;
 use crate::integration::Timing;
 use crate::integration::channel::{Connection, Event, PROOF, Phase};
-use crate::integration::guest::{Agent, SessionList, Status, no_agent, not_running};
+use crate::integration::guest::{Agent, SessionList, Status, StatusCell, no_agent, not_running};
 use crate::integration::logoff::{Caller, Operation, Stage, refuse};
 use crate::state::{StateCell, VmState};
 use crate::task::Tasks;
@@ -14,7 +14,7 @@ use protocol::message::{AgentMessage, HostMessage, Request};
 use protocol::task::{LogoffOptions, TaskResult};
 use std::collections::HashMap;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// Connections at once: the agent's, one that replaces it, and some that only seem to be it.
@@ -51,7 +51,7 @@ pub(super) struct Worker {
     state: StateCell,
     tasks: Tasks,
     commands: Sender<Command>,
-    status: Arc<Mutex<Status>>,
+    status: Arc<StatusCell>,
     timing: Timing,
     events: (Sender<Event>, Receiver<Event>),
     connections: Vec<Connection>,
@@ -68,7 +68,7 @@ impl Worker {
         state: StateCell,
         tasks: Tasks,
         commands: Sender<Command>,
-        status: Arc<Mutex<Status>>,
+        status: Arc<StatusCell>,
         timing: Timing,
     ) -> Self {
         Self {
@@ -115,7 +115,7 @@ impl Worker {
     }
 
     fn status(&self) -> MutexGuard<'_, Status> {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+        self.status.get()
     }
 
     /// When something is to be done although nothing happens.
@@ -244,6 +244,7 @@ impl Worker {
             status.last = Some(agent);
             status.heard = Some(Instant::now());
         }
+        self.status.notify();
         let Some(operation) = &self.operation else { return };
         if operation.boot_id == hello.boot_id {
             self.send_again(number);
