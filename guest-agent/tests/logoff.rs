@@ -19,7 +19,8 @@ fn nobody_logged_on_is_its_own_error_and_no_success() {
 #[test]
 fn who_leaves_when_asked_is_terminated_who_does_not_is_killed_and_a_daemon_survives() {
     let world = World::new();
-    let daemon = "(setsid sleep 1000 >/dev/null 2>&1 <&1 & echo daemon $!); ";
+    // It says who it is once it has a session of its own.
+    let daemon = "(setsid sh -c 'echo daemon $$; exec sleep 1000 </dev/null >/dev/null' &); ";
     let mut polite = world.login(&format!("{daemon}{POLITE}"));
     let daemon = polite.number("daemon");
     let mut stubborn = world.login(STUBBORN);

@@ -121,7 +121,7 @@ impl Control {
 }
 
 impl AsFd for Control {
-    /// Readable once the operation has to ask whether to [stop](Control::stop).
+    /// Readable once the operation has to ask whether to stop.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
     }

@@ -24,6 +24,7 @@
 //! So a daemon, which has called `setsid` and has no terminal, is outside. Pid 1, the agent itself,
 //! kernel threads and login prompts belong to no session whatever they look like.
 
+use super::utmp::Login;
 use crate::process::{Door, Identity, Proc, Process, Table};
 use std::collections::{HashMap, HashSet};
 
@@ -40,11 +41,13 @@ pub(super) struct Mark<'a> {
     pub(super) seen: Option<&'a HashSet<Identity>>,
 }
 
-/// A login that `/proc` shows.
+/// A login that was found.
 #[derive(Clone, Debug)]
 pub(super) struct Candidate {
     pub(super) leader: Process,
     pub(super) uid: u32,
+    /// Its record in utmp.
+    pub(super) login: Option<Login>,
 }
 
 impl Candidate {
@@ -178,7 +181,10 @@ pub(super) fn candidates(table: &Table, proc: &Proc) -> Vec<Candidate> {
     leaders.sort_by_key(|leader| (leader.identity.start, leader.pid()));
     let candidates = leaders
         .into_iter()
-        .map(|leader| Candidate { leader: leader.clone(), uid: user_of(table, proc, leader) })
+        .map(|leader| {
+            let uid = user_of(table, proc, leader);
+            Candidate { leader: leader.clone(), uid, login: None }
+        })
         .collect();
     merge(table, candidates)
 }
@@ -193,8 +199,9 @@ fn user_of(table: &Table, proc: &Proc, leader: &Process) -> u32 {
     user.uid.or_else(|| proc.uid(user.pid())).unwrap_or_default()
 }
 
-/// Leaves out those that run within an earlier one: on a nested terminal, or by audit session.
-fn merge(table: &Table, candidates: Vec<Candidate>) -> Vec<Candidate> {
+/// Leaves out those that run within another one, on a nested terminal, or have the audit session of
+/// an earlier one.
+pub(super) fn merge(table: &Table, candidates: Vec<Candidate>) -> Vec<Candidate> {
     let marks: Vec<Mark<'_>> = candidates.iter().map(Candidate::mark).collect();
     let owners = owners(table, &marks);
     let mut audits = HashSet::new();

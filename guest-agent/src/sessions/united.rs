@@ -5,7 +5,7 @@
 //! names its terminal, is about that login; one that stands alone, a graphical one say, is a login
 //! of its own. A record whose process has gone is stale.
 
-use super::proc::{Candidate, Mark, candidates, is_touchable, owners};
+use super::proc::{Candidate, Mark, candidates, is_touchable, merge, owners};
 use super::utmp::{self, Login};
 use super::{Backend, Known, Listing, Member, clean};
 use crate::process::{
@@ -63,41 +63,6 @@ impl UtmpProc {
         let read = |path: &PathBuf| read_at_most(path, utmp::MAX_BYTES).ok();
         self.paths.utmp.iter().find_map(read).unwrap_or_default()
     }
-
-    /// What is known of `found`, with `login` where utmp has it.
-    fn summary(&self, found: &Candidate, login: Option<&Login>, users: &[User]) -> SessionSummary {
-        let leader = &found.leader;
-        let tty = match (leader.tty, login) {
-            (0, Some(login)) => login.line.clone(),
-            (0, None) => String::new(),
-            (tty, _) => tty_name(tty),
-        };
-        let named = login.and_then(|login| users.iter().find(|user| user.name == login.user));
-        let uid = named.map_or(found.uid, |user| user.uid);
-        let user = match (login, users.iter().find(|user| user.uid == uid)) {
-            (Some(login), _) => login.user.clone(),
-            (None, Some(user)) => user.name.clone(),
-            (None, None) => uid.to_string(),
-        };
-        let place = if tty.is_empty() { "ssh".into() } else { tty.replace('/', "") };
-        let kind = match () {
-            () if leader.tty != 0 => "tty",
-            () if tty.starts_with(':') => "x11",
-            () => "unspecified",
-        };
-        SessionSummary {
-            id: leader.audit.map_or_else(|| format!("{place}-{}", leader.pid()), |n| n.to_string()),
-            uid,
-            user,
-            class: "user".into(),
-            kind: kind.into(),
-            tty,
-            remote_host: login.map(|login| login.host.clone()).unwrap_or_default(),
-            state: "active".into(),
-            leader: leader.pid(),
-            leader_start: leader.identity.start,
-        }
-    }
 }
 
 impl Backend for UtmpProc {
@@ -107,9 +72,8 @@ impl Backend for UtmpProc {
 
     fn list(&self) -> io::Result<Listing> {
         let table = self.proc.table()?;
-        let mut found: Vec<(Candidate, Option<Login>)> =
-            candidates(&table, &self.proc).into_iter().map(|found| (found, None)).collect();
-        let marks: Vec<Mark<'_>> = found.iter().map(|(found, _)| found.mark()).collect();
+        let mut found = candidates(&table, &self.proc);
+        let marks: Vec<Mark<'_>> = found.iter().map(Candidate::mark).collect();
         let owners = owners(&table, &marks);
         let booted = boot_time();
         let mut logins = utmp::logins(&self.utmp());
@@ -118,28 +82,26 @@ impl Backend for UtmpProc {
         for login in logins {
             let process = live(&table, &login, booted);
             let owner = table.position(login.pid).and_then(|at| owners[at]);
-            let on_line = || found.iter().position(|(found, _)| is_on(&found.leader, &login.line));
+            let on_line = || found.iter().position(|found| is_on(&found.leader, &login.line));
             match (process, process.and(owner).or_else(on_line)) {
                 (Some(_), Some(owner)) => {
-                    found[owner].1.get_or_insert(login);
+                    found[owner].login.get_or_insert(login);
                 }
                 (Some(leader), None)
                     if !table.is_prompt(leader) && !self.proc.is_contained(leader.pid()) =>
                 {
                     let uid = self.proc.uid(leader.pid()).unwrap_or_default();
-                    let leader = leader.clone();
-                    found.push((Candidate { leader, uid }, Some(login)));
+                    found.push(Candidate { leader: leader.clone(), uid, login: Some(login) });
                 }
                 (Some(_), None) | (None, Some(_)) => {}
                 (None, None) => stale.push(login),
             }
         }
+        // A graphical login has terminals in it.
+        let found = merge(&table, found);
         let users = users(&read_at_most(&self.paths.passwd, MAX_PASSWD).unwrap_or_default());
-        let summary = |(found, login): &(Candidate, Option<Login>)| {
-            self.summary(found, login.as_ref(), &users)
-        };
         Ok(Listing {
-            counted: found.iter().map(summary).collect(),
+            counted: found.iter().map(|found| summary(found, &users)).collect(),
             ignored: Vec::new(),
             stale: stale.iter().map(|login| gone(login, &users)).collect(),
         })
@@ -204,6 +166,42 @@ fn live<'a>(table: &'a Table, login: &Login, booted: i64) -> Option<&'a Process>
 
 fn is_on(leader: &Process, line: &str) -> bool {
     leader.tty != 0 && tty_name(leader.tty) == line
+}
+
+/// What is known of `found`.
+fn summary(found: &Candidate, users: &[User]) -> SessionSummary {
+    let leader = &found.leader;
+    let login = found.login.as_ref();
+    let tty = match (leader.tty, login) {
+        (0, Some(login)) => login.line.clone(),
+        (0, None) => String::new(),
+        (tty, _) => tty_name(tty),
+    };
+    let named = login.and_then(|login| users.iter().find(|user| user.name == login.user));
+    let uid = named.map_or(found.uid, |user| user.uid);
+    let user = match (login, users.iter().find(|user| user.uid == uid)) {
+        (Some(login), _) => login.user.clone(),
+        (None, Some(user)) => user.name.clone(),
+        (None, None) => uid.to_string(),
+    };
+    let place = if tty.is_empty() { "ssh".into() } else { tty.replace('/', "") };
+    let kind = match () {
+        () if leader.tty != 0 => "tty",
+        () if tty.starts_with(':') => "x11",
+        () => "unspecified",
+    };
+    SessionSummary {
+        id: leader.audit.map_or_else(|| format!("{place}-{}", leader.pid()), |n| n.to_string()),
+        uid,
+        user,
+        class: "user".into(),
+        kind: kind.into(),
+        tty,
+        remote_host: login.map(|login| login.host.clone()).unwrap_or_default(),
+        state: "active".into(),
+        leader: leader.pid(),
+        leader_start: leader.identity.start,
+    }
 }
 
 /// A record that nothing is left of.

@@ -159,17 +159,22 @@ impl Login {
 
     /// Waits until the terminal shows `text`.
     pub(crate) fn wait_for(&mut self, text: &str) {
-        let until = Instant::now() + PATIENCE;
         while !self.said.contains(text) {
-            let left = until.saturating_duration_since(Instant::now());
-            let more = self.output.recv_timeout(left);
-            self.said += &more.unwrap_or_else(|_| panic!("{text:?} not in {:?}", self.said));
+            self.hear();
         }
+    }
+
+    fn hear(&mut self) {
+        let more = self.output.recv_timeout(PATIENCE);
+        self.said += &more.unwrap_or_else(|_| panic!("no more than {:?}", self.said));
     }
 
     /// The number after `word` on the terminal.
     pub(crate) fn number(&mut self, word: &str) -> u32 {
         self.wait_for(word);
+        while !self.said.split_once(word).unwrap().1.contains('\n') {
+            self.hear();
+        }
         let rest = self.said.split_once(word).unwrap().1.trim_start();
         rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
     }

@@ -1,0 +1,358 @@
+//! An operation from *accepted* to *done*: it looks, signals and waits, over and over.
+
+use super::Send;
+use super::control::{Control, Lost, Stop};
+use super::tracked::{Phase, Tracked};
+use crate::process::{Handle, Identity};
+use crate::sessions::{Backend, Known, Listing, Member, clean, rows};
+use protocol::HResult;
+use protocol::frame::MAX_FRAME;
+use protocol::message::{AgentMessage, Done, LogoffRequest, Progress};
+use protocol::task::TaskResult;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+/// The longest time between two progress messages, and between two looks.
+const TICK: Duration = Duration::from_millis(500);
+/// The shortest time between two looks, whatever happens.
+const PAUSE: Duration = Duration::from_millis(20);
+/// Processes that are waited for at once; the others are found by looking.
+const MAX_WATCHED: usize = 512;
+/// Processes that are held at once in order to be signalled.
+const BATCH: usize = 256;
+
+/// How an operation ended.
+pub(super) struct End {
+    result: TaskResult,
+    error: HResult,
+    text: String,
+}
+
+impl End {
+    pub(super) fn new(result: TaskResult, error: HResult, text: &str) -> Self {
+        Self { result, error, text: clean(text.as_bytes()) }
+    }
+}
+
+/// When the commit was: an instant, and the milliseconds that had gone by before it.
+struct Commit {
+    at: Instant,
+    before: Duration,
+}
+
+/// An operation under way.
+pub(super) struct Work<'a> {
+    backend: &'a dyn Backend,
+    id: u64,
+    request: &'a LogoffRequest,
+    control: &'a Control,
+    send: Send<'a>,
+    sessions: Vec<Tracked>,
+    watched: HashMap<Identity, Handle>,
+    committed: Option<Commit>,
+    looked: Instant,
+    ticked: Option<Instant>,
+    done: u32,
+}
+
+impl<'a> Work<'a> {
+    pub(super) fn new(
+        backend: &'a dyn Backend,
+        id: u64,
+        request: &'a LogoffRequest,
+        control: &'a Control,
+        send: Send<'a>,
+        sessions: Vec<Tracked>,
+    ) -> Self {
+        Self {
+            backend,
+            id,
+            request,
+            control,
+            send,
+            sessions,
+            watched: HashMap::new(),
+            committed: None,
+            looked: Instant::now(),
+            ticked: None,
+            done: 0,
+        }
+    }
+
+    pub(super) fn accept(&mut self) -> Result<(), Stop> {
+        (self.send)(AgentMessage::Accepted {
+            id: self.id,
+            backend: self.backend.name().into(),
+            sessions: self.sessions.len() as u32,
+            managers: 0,
+        })?;
+        self.report()
+    }
+
+    pub(super) fn carry_out(&mut self) -> Result<End, Stop> {
+        if self.sessions.is_empty() {
+            let error = HResult::ERROR_NO_SUCH_LOGON_SESSION;
+            return Ok(End::new(TaskResult::UnexpectedError, error, "nobody is logged on"));
+        }
+        let resumed = self.request.resume.as_ref().and_then(|resume| resume.committed_ms);
+        if resumed.is_none() {
+            if self.backend.going_down() {
+                let error = HResult::ERROR_SHUTDOWN_IN_PROGRESS;
+                return Ok(End::new(TaskResult::UnexpectedError, error, "guest is shutting down"));
+            }
+            self.give_notice()?;
+        }
+        self.control.commit()?;
+        let before = Duration::from_millis(resumed.unwrap_or(0));
+        self.committed = Some(Commit { at: Instant::now(), before });
+        self.ticked = None;
+        self.end_all()
+    }
+
+    /// Tells everybody, and gives them the time that the host asked for.
+    fn give_notice(&mut self) -> Result<(), Stop> {
+        if self.request.notice_ms == 0 {
+            return Ok(());
+        }
+        let notice = Duration::from_millis(self.request.notice_ms);
+        let seconds = notice.as_secs().max(1);
+        let text = format!("\r\n\x07The host logs all users off in {seconds} s.\r\n");
+        for tracked in &self.sessions {
+            self.backend.notify(&tracked.report.session, &text);
+        }
+        let began = Instant::now();
+        loop {
+            self.look()?;
+            self.tick()?;
+            let left = notice.saturating_sub(began.elapsed());
+            if left.is_zero() || self.sessions.iter().all(Tracked::has_ended) {
+                return Ok(());
+            }
+            self.watch()?;
+            self.wait(left)?;
+        }
+    }
+
+    /// From the commit to the end of the last session, or to the deadline.
+    fn end_all(&mut self) -> Result<End, Stop> {
+        let grace = Duration::from_millis(self.request.grace_ms);
+        let deadline = Duration::from_millis(self.request.deadline_ms);
+        loop {
+            self.look()?;
+            self.tick()?;
+            if self.sessions.iter().all(Tracked::has_ended) {
+                return Ok(End::new(TaskResult::Success, HResult::S_OK, ""));
+            }
+            let elapsed = self.elapsed();
+            if elapsed >= deadline {
+                return self.give_up(TaskResult::TimeOutError, HResult::VM_E_TIMED_OUT);
+            }
+            let phase = if elapsed < grace { Phase::Ask } else { Phase::Kill };
+            self.signal(phase)?;
+            if phase == Phase::Kill && self.sessions.iter().all(Tracked::is_hopeless) {
+                return self.give_up(TaskResult::UnexpectedError, HResult::ERROR_ACCESS_DENIED);
+            }
+            self.watch()?;
+            let next = if phase == Phase::Ask { grace.min(deadline) } else { deadline };
+            self.wait(next.saturating_sub(elapsed))?;
+        }
+    }
+
+    /// The time since the commit, also where an earlier agent committed.
+    fn elapsed(&self) -> Duration {
+        let commit = self.committed.as_ref();
+        commit.map_or(Duration::ZERO, |commit| commit.at.elapsed().saturating_add(commit.before))
+    }
+
+    /// Looks at every session anew, and twice where one seems to have ended.
+    fn look(&mut self) -> Result<(), Stop> {
+        let first = self.members()?;
+        let mut ended = first.iter().zip(&self.sessions);
+        let mut second = None;
+        if ended.any(|(members, tracked)| members.is_empty() && !tracked.has_ended()) {
+            second = Some(self.members()?);
+        }
+        let elapsed = self.committed.is_some().then(|| self.elapsed());
+        let was_empty: Vec<bool> = first.iter().map(Vec::is_empty).collect();
+        let members = second.unwrap_or(first);
+        for ((tracked, members), was_empty) in self.sessions.iter_mut().zip(members).zip(was_empty)
+        {
+            tracked.update(members, was_empty, elapsed);
+        }
+        self.looked = Instant::now();
+        let sessions = &self.sessions;
+        self.watched.retain(|identity, _| sessions.iter().any(|one| one.seen.contains(identity)));
+        self.report()
+    }
+
+    fn members(&self) -> Result<Vec<Vec<Member>>, Stop> {
+        let sessions: Vec<Known<'_>> = self.sessions.iter().map(Tracked::known).collect();
+        self.backend.look(&sessions).map_err(Stop::Failed)
+    }
+
+    /// Sends what is due in `phase` to whom it is due.
+    fn signal(&mut self, phase: Phase) -> Result<(), Stop> {
+        for tracked in &mut self.sessions {
+            let due = tracked.due(phase);
+            for batch in due.chunks(BATCH) {
+                let mut handles = Vec::with_capacity(batch.len());
+                for identity in batch {
+                    match self.backend.hold(*identity) {
+                        Ok(handle) => handles.extend(handle),
+                        Err(error) if is_passing(&error) => break,
+                        Err(error) => return Err(Stop::Failed(error)),
+                    }
+                }
+                let session = &tracked.report.session;
+                let sent = match phase {
+                    Phase::Ask => self.backend.end(session, &handles),
+                    Phase::Kill => self.backend.kill(session, &handles),
+                };
+                tracked.signalled(phase, &handles, sent);
+                let room = MAX_WATCHED.saturating_sub(self.watched.len());
+                let watched = handles.into_iter().take(room);
+                self.watched.extend(watched.map(|handle| (handle.identity(), handle)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a hold on the processes that nobody watches yet.
+    fn watch(&mut self) -> Result<(), Stop> {
+        for identity in self.sessions.iter().flat_map(|tracked| &tracked.seen) {
+            if self.watched.len() >= MAX_WATCHED {
+                break;
+            }
+            if !self.watched.contains_key(identity) {
+                match self.backend.hold(*identity) {
+                    Ok(handle) => self.watched.extend(handle.map(|handle| (*identity, handle))),
+                    Err(error) if is_passing(&error) => break,
+                    Err(error) => return Err(Stop::Failed(error)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until all watched processes of some session have ended, but not longer than `limit`
+    /// and not longer than a tick.
+    fn wait(&mut self, limit: Duration) -> Result<(), Stop> {
+        let until = self.looked + limit.min(TICK).max(PAUSE);
+        let earliest = self.looked + PAUSE;
+        // One that seems empty is looked at again soon.
+        let mut quiet = self.sessions.iter().any(|one| !one.has_ended() && one.seen.is_empty());
+        loop {
+            let end = if quiet { earliest } else { until };
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            let ended = self.poll(left)?;
+            if let Some(stop) = self.control.stop() {
+                return Err(stop);
+            }
+            for identity in ended {
+                self.watched.remove(&identity);
+                quiet = quiet || self.was_last(identity);
+            }
+        }
+    }
+
+    /// Whether nothing that is watched is left of the session that `ended` was in.
+    fn was_last(&self, ended: Identity) -> bool {
+        let mut sessions = self.sessions.iter().filter(|one| one.seen.contains(&ended));
+        sessions.any(|one| !one.seen.iter().any(|left| self.watched.contains_key(left)))
+    }
+
+    /// The watched processes that have ended; waits for one, for the control, or for `limit`.
+    fn poll(&self, limit: Duration) -> Result<Vec<Identity>, Stop> {
+        let mut identities = Vec::with_capacity(self.watched.len());
+        let mut fds = Vec::with_capacity(self.watched.len() + 1);
+        for (identity, handle) in &self.watched {
+            identities.push(*identity);
+            fds.push(handle.poll_fd());
+        }
+        fds.push(PollFd::from_borrowed_fd(self.control.as_fd(), PollFlags::IN));
+        let timeout =
+            Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: i64::from(limit.subsec_nanos()) };
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(Stop::Failed(error.into())),
+        }
+        let ended = identities.into_iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty());
+        Ok(ended.map(|(identity, _)| identity).collect())
+    }
+
+    /// At least once a second: names who is still there, and says how far the work is.
+    fn tick(&mut self) -> Result<(), Stop> {
+        let done = self.sessions.iter().filter(|tracked| tracked.has_ended()).count() as u32;
+        let due = self.ticked.is_none_or(|ticked| ticked.elapsed() >= TICK);
+        if !due && done <= self.done {
+            return Ok(());
+        }
+        self.ticked = Some(Instant::now());
+        // A session that was thought ended and is not takes nothing back of what was said.
+        self.done = self.done.max(done);
+        if self.committed.is_some() {
+            self.sessions.iter_mut().for_each(Tracked::name_survivors);
+            self.report()?;
+        }
+        (self.send)(AgentMessage::Progress(Progress {
+            id: self.id,
+            committed: self.committed.is_some(),
+            done: self.done,
+        }))?;
+        Ok(())
+    }
+
+    /// Sends the row of every session that has changed.
+    fn report(&mut self) -> Result<(), Stop> {
+        for tracked in &mut self.sessions {
+            if let Some(session) = tracked.news() {
+                (self.send)(AgentMessage::Session { id: self.id, session })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends with sessions that are still there, and names them.
+    fn give_up(&mut self, result: TaskResult, error: HResult) -> Result<End, Stop> {
+        let left: Vec<String> = self.sessions.iter_mut().filter_map(Tracked::remain).collect();
+        self.report()?;
+        let text = format!(
+            "{} of {} sessions remain: {}",
+            left.len(),
+            self.sessions.len(),
+            left.join(", ")
+        );
+        Ok(End::new(result, error, &text))
+    }
+
+    pub(super) fn finish(self, end: End) -> Result<(), Lost> {
+        let mut listing = self.backend.list().unwrap_or_default();
+        listing.counted.retain(|session| !self.sessions.iter().any(|tracked| tracked.is(session)));
+        let rows = |sessions| rows(sessions, MAX_FRAME / 4).0;
+        let Listing { counted, ignored, stale } = listing;
+        let End { result, error, text } = end;
+        (self.send)(AgentMessage::Done(Done {
+            id: self.id,
+            result,
+            error,
+            text,
+            managers: Vec::new(),
+            relogins: rows(counted),
+            ignored: rows(ignored),
+            stale: rows(stale),
+        }))
+    }
+}
+
+/// Whether a hold may be had later: memory or descriptors are short now.
+fn is_passing(error: &io::Error) -> bool {
+    let short = [Errno::MFILE, Errno::NFILE, Errno::NOMEM].map(Errno::raw_os_error);
+    error.raw_os_error().is_some_and(|code| short.contains(&code))
+}
