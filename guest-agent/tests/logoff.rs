@@ -2,9 +2,14 @@
 
 mod world;
 
+use guest_agent::process::{Handle, Identity};
+use guest_agent::sessions::united::UtmpProc;
+use guest_agent::sessions::{Backend, Known, Listing, Member, Sent};
 use protocol::HResult;
 use protocol::message::{AgentMessage, HostMessage, LogoffRequest, Request, Resume};
-use protocol::task::{Outcome, TaskResult};
+use protocol::task::{Outcome, SessionSummary, TaskResult};
+use std::io;
+use std::sync::Arc;
 use world::{POLITE, STUBBORN, World, last_rows, lives, within};
 
 #[test]
@@ -56,6 +61,97 @@ fn children_that_are_born_while_the_session_is_being_killed_are_killed_too() {
     let ended = world.host().logoff(1, within(300, 20_000));
     assert_eq!(ended.done.result, TaskResult::Success, "{ended:?}");
     assert_eq!(ended.outcome(&login), Some(Outcome::Killed));
+}
+
+#[test]
+fn the_door_is_left_time_to_close_behind_its_user() {
+    let world = World::new();
+    let closed = world.path("closed");
+    let after = format!("sleep 0.2; echo done > {}", closed.display());
+    let login = world.login_by_ssh(POLITE, &after);
+    let ended = world.host().logoff(1, within(15_000, 20_000));
+    assert_eq!(ended.done.result, TaskResult::Success, "{ended:?}");
+    assert_eq!(ended.outcome(&login), Some(Outcome::Terminated));
+    assert!(closed.exists(), "a signal would have ended it before");
+}
+
+#[test]
+fn a_door_that_stays_open_is_ended_too() {
+    let world = World::new();
+    let login = world.login_by_ssh(STUBBORN, "trap '' HUP TERM; while :; do sleep 1; done");
+    let ended = world.host().logoff(1, within(300, 20_000));
+    assert_eq!(ended.done.result, TaskResult::Success, "{ended:?}");
+    assert_eq!(ended.outcome(&login), Some(Outcome::Killed));
+    assert!(!lives(login.pid()));
+}
+
+/// A kernel that lets the agent signal nobody.
+struct Forbidden(UtmpProc);
+
+impl Backend for Forbidden {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn list(&self) -> io::Result<Listing> {
+        self.0.list()
+    }
+
+    fn look(&self, sessions: &[Known<'_>]) -> io::Result<Vec<Vec<Member>>> {
+        self.0.look(sessions)
+    }
+
+    fn hold(&self, member: Identity) -> io::Result<Option<Handle>> {
+        self.0.hold(member)
+    }
+
+    fn identify(&self, pid: u32) -> Option<Identity> {
+        self.0.identify(pid)
+    }
+
+    fn end(&self, _: &SessionSummary, members: &[Handle]) -> Sent {
+        Sent { reached: 0, denied: members.iter().map(Handle::identity).collect() }
+    }
+
+    fn kill(&self, session: &SessionSummary, members: &[Handle]) -> Sent {
+        self.end(session, members)
+    }
+
+    fn notify(&self, _: &SessionSummary, _: &str) {}
+
+    fn going_down(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn a_kernel_that_forbids_it_is_access_denied_as_soon_as_nothing_is_left_to_try() {
+    let world = World::new();
+    let login = world.login(POLITE);
+    let mut host = world.connect_with(Arc::new(Forbidden(world.backend())));
+    host.hello();
+    host.welcome();
+    let ended = host.logoff(1, within(200, u64::MAX));
+    assert_eq!(ended.done.result, TaskResult::UnexpectedError);
+    assert_eq!(ended.done.error, HResult::ERROR_ACCESS_DENIED);
+    let row = ended.of(&login);
+    assert_eq!((row.outcome, row.survivors[0].pid), (Some(Outcome::Denied), login.pid()));
+}
+
+#[test]
+fn a_guest_that_is_going_down_logs_nobody_off() {
+    let world = World::new();
+    let mut login = world.login(POLITE);
+    // The run level of the shutdown, noted at the end of the world.
+    let mut record = [0; 384];
+    record[0] = 1;
+    record[4] = b'0';
+    record[340..344].copy_from_slice(&u32::MAX.to_le_bytes());
+    std::fs::write(world.path("utmp"), record).unwrap();
+    let ended = world.host().logoff(1, within(0, 1_000));
+    assert_eq!(ended.done.result, TaskResult::UnexpectedError);
+    assert_eq!(ended.done.error, HResult::ERROR_SHUTDOWN_IN_PROGRESS);
+    assert!(login.is_there());
 }
 
 #[test]

@@ -8,10 +8,9 @@ use std::time::{Duration, Instant};
 
 /// Rounds of SIGKILL that a session gets; who has escaped all of them stays.
 const MAX_PASSES: u32 = 5;
-/// The shortest time between two rounds.
-const BETWEEN_PASSES: Duration = Duration::from_millis(100);
-/// How long the doors may take to close after the user has left.
-const LINGER: Duration = Duration::from_millis(500);
+/// How long the doors may take to close after the user has left, and the shortest time between two
+/// rounds.
+const LINGER: Duration = Duration::from_millis(400);
 
 /// Which signals are due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,11 +131,14 @@ impl Tracked {
             Phase::Ask => &self.asked,
             Phase::Kill => &self.killed,
         };
-        let recent = self.last_pass.is_some_and(|pass| pass.elapsed() < BETWEEN_PASSES);
+        let recent = self.last_pass.is_some_and(|pass| pass.elapsed() < LINGER);
         if phase == Phase::Kill && (recent || self.passes >= MAX_PASSES) {
             return Vec::new();
         }
-        let doors_too = self.doors_since.is_some_and(|since| since.elapsed() >= LINGER);
+        // From the second round on nobody is spared: a door that goes on letting processes in would
+        // outlive them all.
+        let closing = self.doors_since.is_some_and(|since| since.elapsed() >= LINGER);
+        let doors_too = closing || phase == Phase::Kill && self.passes > 0;
         let members = self.members.iter().filter(|member| doors_too || !member.door);
         let members = members.map(|member| member.identity);
         let due: Vec<Identity> = members.filter(|one| !signalled.contains(one)).collect();

@@ -8,6 +8,7 @@
 
 use guest_agent::process::{Identity, Proc, Scope};
 use guest_agent::serve::{Agent, ServeError};
+use guest_agent::sessions::Backend;
 use guest_agent::sessions::united::{Paths, UtmpProc};
 use protocol::frame::{self, Decoder};
 use protocol::hello::{Hello, Welcome};
@@ -20,6 +21,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
@@ -53,17 +55,35 @@ impl World {
         Scope::DescendantsOf(std::process::id())
     }
 
-    pub(crate) fn utmp(&self) -> PathBuf {
-        self.folder.path().join("utmp")
+    /// A file of the world's own.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
     }
 
     pub(crate) fn backend(&self) -> UtmpProc {
-        let paths = Paths { utmp: vec![self.utmp()], ..Paths::default() };
+        let paths = Paths { utmp: vec![self.path("utmp")], ..Paths::default() };
         UtmpProc::new(paths, Self::scope())
     }
 
     /// Runs `script` as the shell of a new terminal, and waits until it says `ready`.
     pub(crate) fn login(&self, script: &str) -> Login {
+        let mut shell = Command::new("setsid");
+        shell.args(["-c", "sh", "-c", script]);
+        self.log_in(shell)
+    }
+
+    /// The same by way of a process that looks like an ssh connection's, which does `after` when
+    /// the shell has ended.
+    pub(crate) fn login_by_ssh(&self, script: &str, after: &str) -> Login {
+        let sshd = self.path("sshd");
+        std::os::unix::fs::symlink("/bin/sh", &sshd).unwrap();
+        let mut door = Command::new(sshd);
+        door.arg0("sshd: alice@pts/0");
+        door.args(["-c", &format!("setsid -c sh -c \"$0\"; {after}"), script]);
+        self.log_in(door)
+    }
+
+    fn log_in(&self, mut shell: Command) -> Login {
         let terminal =
             openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&terminal).unwrap();
@@ -72,8 +92,7 @@ impl World {
         let path = Path::new(std::ffi::OsStr::from_bytes(name.as_bytes())).to_owned();
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
         let slave = File::from(open(&path, flags, Mode::empty()).unwrap());
-        let shell = Command::new("setsid")
-            .args(["-c", "sh", "-c", script])
+        let shell = shell
             .stdin(slave.try_clone().unwrap())
             .stdout(slave.try_clone().unwrap())
             .stderr(Stdio::null())
@@ -87,8 +106,13 @@ impl World {
 
     /// The agent, served to the host that is returned.
     pub(crate) fn connect(&self) -> Host {
+        self.connect_with(Arc::new(self.backend()))
+    }
+
+    /// The same, with another view of the world.
+    pub(crate) fn connect_with(&self, backend: Arc<dyn Backend>) -> Host {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let agent = Agent::new(Arc::new(self.backend()), "boot");
+        let agent = Agent::new(backend, "boot");
         let serving = thread::spawn(move || agent.serve(theirs));
         ours.set_read_timeout(Some(PATIENCE)).unwrap();
         Host { stream: ours, decoder: Decoder::default(), serving: Some(serving) }
