@@ -9,11 +9,14 @@ use crate::x86::layout::IOAPIC_PINS;
 use crate::x86::msr::{self, MsrError};
 use kvm_bindings::{
     CpuId, KVM_API_VERSION, KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, kvm_enable_cap,
-    kvm_userspace_memory_region,
+    kvm_userspace_memory_region, kvm_xcrs,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use std::sync::Arc;
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
+
+/// CPUID leaf 1, ECX: XSAVE and XCR0.
+const XSAVE: u32 = 1 << 26;
 
 /// Where KVM is.
 pub const DEVICE: &str = "/dev/kvm";
@@ -149,7 +152,26 @@ impl Hypervisor {
         let vcpu = vm.create_vcpu(index.into()).map_err(refused("KVM_CREATE_VCPU"))?;
         let cpuid = cpuid::for_vcpu(&self.cpuid, index, count, self.tsc_deadline);
         vcpu.set_cpuid2(&cpuid).map_err(refused("KVM_SET_CPUID2"))?;
+        enable_extended_states(&vcpu, &cpuid)?;
         msr::set_up(&vcpu)?;
         Ok(vcpu)
     }
+}
+
+/// Sets XCR0 to all that the guest may enable, which every kernel does itself as soon as it can.
+///
+/// The value after reset would be 1. But where AMD-V itself is emulated, QEMU up to 7.2 does not
+/// let KVM see the guest's `xsetbv`: KVM would go on with 1, tell the guest a size of its register
+/// file that is too small, and save too little of it.
+fn enable_extended_states(vcpu: &VcpuFd, cpuid: &CpuId) -> Result<(), KvmError> {
+    let leaf = |function| {
+        cpuid.as_slice().iter().find(|entry| entry.function == function && entry.index == 0)
+    };
+    let (Some(features), Some(states)) = (leaf(0x1), leaf(0xd)) else { return Ok(()) };
+    if features.ecx & XSAVE == 0 {
+        return Ok(());
+    }
+    let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..kvm_xcrs::default() };
+    xcrs.xcrs[0].value = u64::from(states.eax) | u64::from(states.edx) << 32;
+    vcpu.set_xcrs(&xcrs).map_err(refused("KVM_SET_XCRS"))
 }

@@ -83,8 +83,8 @@ fn tell(name: &str, end: &End) -> u8 {
         End::Panic(Some(line)) => (format!("the guest's kernel panicked: {line}"), EXIT_PANIC),
         End::Panic(None) => ("the guest's kernel panicked".to_owned(), EXIT_PANIC),
         End::TripleFault => {
-            let text = "a processor of the guest triple-faulted: its kernel could not handle an \
-                        exception, or reset itself that way";
+            let text = "a triple fault: a processor of the guest could not deliver an exception, \
+                        or its kernel reset itself that way";
             (text.to_owned(), EXIT_TRIPLE_FAULT)
         }
         End::Failed(text) => (format!("cannot go on: {text}"), EXIT_FAILED),
