@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A [`Task`] is the caller's half: it can be looked at, waited for and, until the work is
-//! committed, cancelled. [`Work`] is the half of whoever does the work. Cancelling asks whoever
+//! committed, cancelled. `Work` is the half of whoever does the work. Cancelling asks whoever
 //! does the work: only there it is known whether something has been done already, so there is one
 //! winner between cancelling and committing.
 

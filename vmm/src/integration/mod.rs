@@ -4,7 +4,7 @@
 //! is going on. It knows nothing of virtio: a connection is a `UnixStream`, so everything here is
 //! tested against scripted peers and the real agent over socket pairs.
 //!
-//! [`channel`] is one connection, from hello to silence. [`logoff`] is the operation. [`worker`] is
+//! `channel` is one connection, from hello to silence. `logoff` is the operation. `worker` is
 //! the thread, [`guest`] what callers hold.
 
 mod channel;
