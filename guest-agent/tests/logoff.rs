@@ -259,7 +259,19 @@ fn a_second_logoff_is_turned_away_while_one_runs() {
 }
 
 #[test]
-fn a_logoff_stops_acting_with_its_connection_and_goes_on_over_the_next_without_counting_anew() {
+fn a_logoff_stops_acting_with_its_connection() {
+    let world = World::new();
+    let mut stubborn = world.login(STUBBORN);
+    let mut host = world.host();
+    host.request(1, Request::Logoff(within(1_000, 20_000)));
+    host.until_committed();
+    host.hang_up().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(1_500));
+    assert!(stubborn.is_there(), "the grace is over, and nobody is killed");
+}
+
+#[test]
+fn a_logoff_goes_on_over_the_next_connection_without_counting_anew() {
     let world = World::new();
     // The shell has gone when the logoff goes on; what it left behind is known by its session.
     let mut old = world.login(
@@ -269,7 +281,7 @@ fn a_logoff_stops_acting_with_its_connection_and_goes_on_over_the_next_without_c
     let left = old.number("left");
     let mut stubborn = world.login(STUBBORN);
     let mut host = world.host();
-    host.request(1, Request::Logoff(within(1_000, 20_000)));
+    host.request(1, Request::Logoff(within(60_000, 90_000)));
     let mut messages = host.until_committed();
     // Its row names what is left of it, once the shell has gone.
     while last_rows(&messages)[0].survivors.iter().all(|one| one.pid != left)
@@ -278,8 +290,7 @@ fn a_logoff_stops_acting_with_its_connection_and_goes_on_over_the_next_without_c
         messages.push(host.next());
     }
     host.hang_up().unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(1_500));
-    assert!(stubborn.is_there() && lives(left), "nobody is killed when the connection has gone");
+    assert!(stubborn.is_there() && lives(left));
 
     let mut new = world.login(POLITE);
     let resume = Resume { committed_ms: Some(2_000), sessions: last_rows(&messages) };
