@@ -1,7 +1,7 @@
 //! virtio-rng: the host's randomness for the guest (section 5.4).
 //!
 //! One queue of buffers that the driver wants filled. A buffer is filled to at most
-//! [`MAX_REQUEST`] bytes: the driver asks again for more.
+//! `MAX_REQUEST` bytes: the driver asks again for more.
 
 use crate::io::{IoHandle, Registry, Source, SourceId};
 use crate::memory::GuestRam;
