@@ -1,5 +1,6 @@
 //! An initial RAM disk: a cpio archive in the form that Linux unpacks.
 
+use crate::kernel::Module;
 use anyhow::{Context, Result};
 use cpio::newc::{Builder, trailer};
 use std::collections::BTreeSet;
@@ -36,9 +37,28 @@ impl Archive {
         self.entry(path, bytes, FILE | mode, ROOT)
     }
 
-    /// Adds an executable script.
-    pub(crate) fn script(&mut self, path: &str, lines: &str) -> Result<()> {
-        self.file(path, format!("#!/bin/sh\n{lines}").as_bytes(), 0o755)
+    /// Adds the host's `folder` as `path`, with all that is in it.
+    pub(crate) fn copy_all(&mut self, folder: &Path, path: &str) -> Result<()> {
+        if !folder.is_dir() {
+            return self.copy(folder, path);
+        }
+        let entries = fs::read_dir(folder);
+        for entry in entries.with_context(|| format!("cannot read {}", folder.display()))? {
+            let entry = entry?;
+            let name = entry.file_name();
+            self.copy_all(&entry.path(), &format!("{path}/{}", name.to_string_lossy()))?;
+        }
+        Ok(())
+    }
+
+    /// Adds `modules`, and a list of them in their order.
+    pub(crate) fn modules(&mut self, modules: &[Module]) -> Result<()> {
+        let mut order = String::new();
+        for (name, bytes) in modules {
+            self.file(&format!("modules/{name}.ko"), bytes, 0o644)?;
+            order += &format!("{name}\n");
+        }
+        self.file("modules/order", order.as_bytes(), 0o644)
     }
 
     /// Adds a symbolic link to `target`.

@@ -1,6 +1,6 @@
 //! Building the project's own programs: static ones, that run in guests and in the lab.
 
-use crate::run::{cargo, say};
+use crate::run::{cargo, output, say};
 use crate::tools::{self, CC, GLIBC};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -72,6 +72,15 @@ fn programs(command: &mut Command) -> Result<Programs> {
         }
     }
     Ok(programs)
+}
+
+/// Where cargo puts what it builds.
+pub(crate) fn target() -> Result<PathBuf> {
+    let arguments = ["metadata", "--no-deps", "--format-version", "1"];
+    let metadata: Value =
+        serde_json::from_str(&output(cargo().args(arguments).current_dir(root()))?)?;
+    let folder = metadata["target_directory"].as_str();
+    Ok(folder.context("cargo does not say where its target folder is")?.into())
 }
 
 /// The workspace.

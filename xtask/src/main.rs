@@ -5,12 +5,16 @@ mod build;
 mod ci;
 mod debian;
 mod demo;
+mod emulator;
 mod guest;
+mod job;
+mod kernel;
 mod lab;
 mod path;
 mod run;
 mod test;
 mod tools;
+mod userspace;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -33,7 +37,7 @@ enum Verb {
     /// Check format, lints and documentation, then run all tests.
     Ci,
     /// Make the guests that the tests boot, and say where they are.
-    Guest,
+    Guest(guest::Args),
     /// Run a command in the lab: an emulated AMD host with a KVM that runs stock kernels.
     Lab(lab::Args),
 }
@@ -43,7 +47,7 @@ fn main() -> ExitCode {
         Verb::Demo(args) => demo::demo(&args),
         Verb::Test(args) => test::test(&args),
         Verb::Ci => ci::ci(),
-        Verb::Guest => guest::print(),
+        Verb::Guest(args) => guest::print(&args),
         Verb::Lab(args) => lab::run_command(&args),
     };
     match outcome {

@@ -1,19 +1,26 @@
 //! `cargo xtask test`: the workspace's tests, then those that boot stock kernels.
 
 use crate::build::{self, root};
-use crate::demo::job;
+use crate::job::Job;
 use crate::run::{cargo, run, say};
 use crate::tools::{self, CC, IASL};
-use crate::{Outcome, guest, lab, path};
-use anyhow::bail;
+use crate::{Outcome, guest, path};
 use std::time::Duration;
 
 /// The test programs that boot stock kernels.
-const BOOTING: [&str; 2] = ["lab_boot", "lab_logoff"];
-/// How long one of them may take.
-const LIMIT: Duration = Duration::from_secs(1500);
-/// Boots at the same time: each has one or two busy processors, and so has the lab.
+pub(crate) const BOOTING: [&str; 2] = ["lab_boot", "lab_logoff"];
+/// How long they may take together.
+const LIMIT: Duration = Duration::from_secs(1800);
+/// Boots at the same time: each keeps a processor or two busy, and the lab has two.
 const THREADS: &str = "2";
+/// Runs its arguments one after the other, with what is in `OPTIONS`, to the last even if one fails,
+/// and ends as the first that failed.
+const EACH: &str = r#"code=0
+for program in "$@"; do
+    echo "=== $program"
+    "$program" $OPTIONS || { last=$?; [ $code != 0 ] || code=$last; }
+done
+exit $code"#;
 
 /// Which tests.
 #[derive(clap::Args, Default)]
@@ -30,32 +37,18 @@ pub(crate) fn test(args: &Args) -> Outcome {
         run(cargo().args(["test", "--workspace"]).current_dir(root()))?;
     }
     let programs = build::tools()?;
+    let booting = build::tests(&BOOTING)?;
     let path = path::probe(&programs)?;
-    let guests = guest::make()?;
-    let vmm = build::take(&programs, "vmm")?;
-    let tests = build::tests(&BOOTING)?;
+    let guests = guest::make(&programs, &[])?;
+    let mut job = Job::new(path, LIMIT);
+    job.give_machines(&programs, &guests)?;
+    let options = ["--test-threads", THREADS].into_iter().chain(args.only.as_deref());
+    job.environment.push(("OPTIONS".into(), options.collect::<Vec<_>>().join(" ")));
+    job.command = ["sh", "-c", EACH, "each"].map(str::to_owned).into();
     for name in BOOTING {
-        say(&format!("{name} ({})", path.name()));
-        let flavours: &[&str] = match name {
-            "lab_boot" => &["bookworm-cloud", "bookworm", "trixie-cloud"],
-            _ => &["bookworm-cloud"],
-        };
-        let mut job = job(path, &vmm, &guests, flavours, LIMIT)?;
-        let program = build::take(&tests, name)?;
-        let at = match path {
-            path::Path::Native => program.display().to_string(),
-            path::Path::Lab => {
-                let at = format!("/bin/{name}");
-                job.files.push((program, at.clone()));
-                at
-            }
-        };
-        job.command = vec![at, "--test-threads".into(), THREADS.into()];
-        job.command.extend(args.only.clone());
-        let code = lab::run_where_kernels_run(&job, path)?;
-        if code != 0 {
-            bail!("{name} ended with {code} ({})", path.name());
-        }
+        let program = job.give_program(&booting, name)?;
+        job.command.push(program);
     }
-    Ok(0)
+    say(&format!("{} ({})", BOOTING.join(", "), path.name()));
+    job.run()
 }

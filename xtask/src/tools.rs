@@ -18,6 +18,7 @@ pub(crate) const IASL: (&str, &str) = ("iasl", "acpica-tools");
 pub(crate) const CC: (&str, &str) = ("cc", "gcc libc6-dev");
 /// Unpacks kernels and modules.
 pub(crate) const LZ4: (&str, &str) = ("lz4", "lz4");
+/// Likewise.
 pub(crate) const XZ: (&str, &str) = ("xz", "xz-utils");
 
 /// Sees to it that each of `tools`, a program and the packages that bring it, is there.
@@ -31,9 +32,11 @@ pub(crate) fn need(tools: &[(&str, &str)]) -> Result<()> {
         return Ok(());
     }
     say(&format!("installing {} with apt-get", missing.join(", ")));
-    apt(&["update", "-q"])?;
     let install = ["install", "-q", "-y", "--no-install-recommends"];
-    apt(&[&install[..], &missing].concat())
+    let install = [&install[..], &missing].concat();
+    // A machine that was just made has no lists of packages, another's may be old.
+    apt(&install)
+        .or_else(|_| apt(&["update", "-q"]).and_then(|()| apt(&install)))
         .with_context(|| format!("cannot install {}", missing.join(", ")))
 }
 

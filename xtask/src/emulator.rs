@@ -1,0 +1,166 @@
+//! The emulated AMD host that the lab is: QEMU, started, listened to, ended.
+//!
+//! Four serial ports connect it: the kernel's console, which is only looked at when the lab does not
+//! come up, the command's output, its errors, and a line that tells how far it is. Each but the
+//! first is a Unix socket here.
+
+use crate::run::say;
+use crate::tools::QEMU;
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long the lab may take to come up: some five seconds are usual.
+const UP_LIMIT: Duration = Duration::from_secs(180);
+/// How long it may take to switch itself off.
+const OFF_LIMIT: Duration = Duration::from_secs(30);
+/// What the lab says when it is up, and before the command's exit code.
+const UP: &str = "up";
+const EXIT: &str = "exit ";
+/// The exit code of a command that took too long, as `timeout` has it.
+const TIMED_OUT: u8 = 124;
+
+/// A running lab. Dropping it ends it.
+pub(crate) struct Lab {
+    process: Child,
+    /// Lines of the port that tells how far the lab is.
+    news: Receiver<String>,
+    copies: Vec<thread::JoinHandle<()>>,
+    console: PathBuf,
+}
+
+impl Lab {
+    /// Starts it, its sockets and console in `folder`.
+    pub(crate) fn start(folder: &Path, vmlinux: &Path, initrd: &Path) -> Result<Self> {
+        let listen = |name: &str| -> Result<UnixListener> {
+            let path = folder.join(name);
+            // Left over from the first try.
+            let _ = fs::remove_file(&path);
+            Ok(UnixListener::bind(path)?)
+        };
+        let console = folder.join("console");
+        let ports = ["out", "err", "news"].map(listen);
+        // QEMU ends when we do, however that is.
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--pdeathsig", "KILL", QEMU.0])
+            .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2048"])
+            .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
+            .arg("-kernel")
+            .arg(vmlinux)
+            .arg("-initrd")
+            .arg(initrd)
+            .args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off"])
+            .arg("-serial")
+            .arg(format!("file:{}", console.display()));
+        for name in ["out", "err", "news"] {
+            let chardev = format!("socket,id={name},path={}", folder.join(name).display());
+            command.args(["-chardev", &chardev, "-serial", &format!("chardev:{name}")]);
+        }
+        let process = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .context("cannot start QEMU")?;
+        let (sender, news) = channel();
+        let mut lab = Self { process, news, copies: Vec::new(), console };
+        let [out, err, told] = ports;
+        let (out, err, told) = (lab.accept(&out?)?, lab.accept(&err?)?, lab.accept(&told?)?);
+        lab.copies.push(thread::spawn(move || copy(out, std::io::stdout())));
+        lab.copies.push(thread::spawn(move || copy(err, std::io::stderr())));
+        thread::spawn(move || {
+            for line in BufReader::new(told).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(lab)
+    }
+
+    /// QEMU's connection to `listener`, unless it ends before.
+    fn accept(&mut self, listener: &UnixListener) -> Result<UnixStream> {
+        listener.set_nonblocking(true)?;
+        loop {
+            match listener.accept() {
+                Ok((stream, _)) => {
+                    stream.set_nonblocking(false)?;
+                    return Ok(stream);
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error.into()),
+            }
+            if let Some(status) = self.process.try_wait()? {
+                bail!("QEMU ended with {status}");
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits for the command's end, and gives its code; none if the lab did not come up.
+    pub(crate) fn follow(mut self, limit: Duration) -> Result<Option<u8>> {
+        if self.line(UP_LIMIT).as_deref() != Ok(UP) {
+            return Ok(None);
+        }
+        match self.line(limit) {
+            Ok(line) => {
+                let code = line.strip_prefix(EXIT).and_then(|code| code.parse().ok());
+                let code = code.with_context(|| format!("the lab said {line:?}"))?;
+                // The ports are emptied when QEMU ends, which it does when the lab powers off.
+                let limit = Instant::now() + OFF_LIMIT;
+                while self.process.try_wait()?.is_none() && Instant::now() < limit {
+                    thread::sleep(Duration::from_millis(20));
+                }
+                self.end();
+                Ok(Some(code))
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                say(&format!("the command took more than {} s and was ended", limit.as_secs()));
+                self.end();
+                Ok(Some(TIMED_OUT))
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                let said = fs::read(&self.console).unwrap_or_default();
+                let said = String::from_utf8_lossy(&said);
+                bail!("the lab ended before its command did:\n{said}")
+            }
+        }
+    }
+
+    fn line(&self, limit: Duration) -> Result<String, RecvTimeoutError> {
+        self.news.recv_timeout(limit).map(|line| line.trim().to_owned())
+    }
+
+    fn end(&mut self) {
+        // Ended already is as good.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        for copy in self.copies.drain(..) {
+            // A panic there has been reported.
+            let _ = copy.join();
+        }
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Copies until one side ends; there is nobody to tell about a standard output that is closed.
+fn copy(mut from: UnixStream, mut to: impl Write) {
+    let mut bytes = [0; 4096];
+    while let Ok(count @ 1..) = from.read(&mut bytes) {
+        if to.write_all(&bytes[..count]).and_then(|()| to.flush()).is_err() {
+            return;
+        }
+    }
+}

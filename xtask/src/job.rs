@@ -1,0 +1,77 @@
+//! A command that needs a KVM which runs stock kernels: run on this machine where it has one, else
+//! in the lab.
+
+use crate::build::{self, Programs};
+use crate::guest::Guests;
+use crate::path::Path;
+use crate::{Outcome, lab};
+use anyhow::{Context, Result};
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+/// What is to be done.
+pub(crate) struct Job {
+    path: Path,
+    /// Files and folders for the lab: on this machine, and where they go.
+    pub(crate) files: Vec<(PathBuf, String)>,
+    /// Environment variables.
+    pub(crate) environment: Vec<(String, String)>,
+    /// The command and its arguments.
+    pub(crate) command: Vec<String>,
+    /// How long it may take in the lab.
+    pub(crate) limit: Duration,
+}
+
+impl Job {
+    /// Nothing yet.
+    pub(crate) fn new(path: Path, limit: Duration) -> Self {
+        Self { path, files: Vec::new(), environment: Vec::new(), command: Vec::new(), limit }
+    }
+
+    /// Lets it find `vmm` and the guests where the tests look for them, and `vmm` also by its name.
+    pub(crate) fn give_machines(&mut self, programs: &Programs, guests: &Guests) -> Result<()> {
+        let vmm = self.give_program(programs, "vmm")?;
+        let mut folder = guests.folder.display().to_string();
+        if self.path == Path::Lab {
+            folder = "/guests".into();
+            for name in &guests.names {
+                self.files.push((guests.folder.join(name), format!("{folder}/{name}")));
+            }
+        }
+        let path = self.path.name().to_owned();
+        for (name, value) in [("VMM_BIN", vmm), ("VMM_GUESTS", folder), ("VMM_PATH", path)] {
+            self.environment.push((name.into(), value));
+        }
+        Ok(())
+    }
+
+    /// Lets it have the program `name` of `programs`, and says where it will be.
+    pub(crate) fn give_program(&mut self, programs: &Programs, name: &str) -> Result<String> {
+        let program = build::take(programs, name)?;
+        if self.path == Path::Native {
+            return Ok(program.display().to_string());
+        }
+        let place = format!("/bin/{name}");
+        self.files.push((program, place.clone()));
+        Ok(place)
+    }
+
+    /// Does it, and gives its exit code.
+    pub(crate) fn run(&self) -> Outcome {
+        if self.path == Path::Lab {
+            return lab::run(self);
+        }
+        let (program, arguments) = self.command.split_first().context("there is no command")?;
+        let variables = self.environment.iter().map(|(name, value)| (name, value));
+        let status = Command::new(program)
+            .args(arguments)
+            .envs(variables)
+            .status()
+            .with_context(|| format!("cannot start {program}"))?;
+        // As a shell has it.
+        let code = status.code().or_else(|| Some(128 + status.signal()?)).unwrap_or(1);
+        Ok(u8::try_from(code).unwrap_or(1))
+    }
+}
