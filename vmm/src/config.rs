@@ -2,6 +2,7 @@
 
 use crate::x86::layout::CMDLINE_MAX;
 use protocol::HResult;
+use std::fmt;
 use std::path::PathBuf;
 
 /// The longest name, in characters.
@@ -73,10 +74,10 @@ pub enum ConfigError {
     )]
     NameCharacter(char),
     /// RAM is too little, or not whole pages.
-    #[error("{0} bytes of RAM: it must be at least {MEMORY_MIN} and a multiple of 4096")]
+    #[error("{0} bytes of RAM: it must be a multiple of 4096, and at least {least}", least = Size(MEMORY_MIN))]
     Memory(u64),
     /// The host has less.
-    #[error("{asked} bytes of RAM were asked for, but this host has {host}")]
+    #[error("{} of RAM were asked for, but this host has {}", Size(*asked), Size(*host))]
     MemoryOfHost {
         /// What the machine is to have, in bytes.
         asked: u64,
@@ -193,6 +194,19 @@ fn host_memory() -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)
+}
+
+/// A number of bytes as people say it, in MiB where there are some.
+#[derive(Clone, Copy, Debug)]
+pub struct Size(pub u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 >> 20 {
+            0 => write!(f, "{} bytes", self.0),
+            mebibytes => write!(f, "{mebibytes} MiB"),
+        }
+    }
 }
 
 /// Reads a size as people write it: `512M`, `2G`, `262144K`, or bytes.

@@ -11,7 +11,7 @@ pub mod image;
 pub mod unpack;
 mod zero_page;
 
-use crate::config::{KernelEntry, MachineConfig};
+use crate::config::{KernelEntry, MachineConfig, Size};
 use crate::memory::{GuestRam, MMIO_GAP_START, PAGE_SIZE};
 use crate::x86::layout::{BOOT_PARAMS, CMDLINE, HIGH_RAM};
 use bzimage::{BzImage, BzImageError};
@@ -72,7 +72,7 @@ pub enum BootError {
         source: ElfError,
     },
     /// The kernel is larger than RAM.
-    #[error("the kernel needs {needed} bytes of RAM from {at:#x}, where there are fewer")]
+    #[error("the kernel needs {} of RAM from {at:#x}, where there is less", Size(*needed))]
     KernelSize {
         /// Bytes that it needs.
         needed: u64,
@@ -80,7 +80,10 @@ pub enum BootError {
         at: u64,
     },
     /// The initrd is larger than what the kernel leaves of RAM.
-    #[error("the initrd {} has {size} bytes, but the kernel leaves only {room} of RAM for it", path.display())]
+    #[error(
+        "the initrd {} has {}, but the kernel leaves only {} of RAM for it",
+        path.display(), Size(*size), Size(*room)
+    )]
     InitrdSize {
         /// The file.
         path: PathBuf,

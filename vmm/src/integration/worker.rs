@@ -9,6 +9,7 @@ use crate::state::{StateCell, VmState};
 use crate::task::Tasks;
 use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
 use protocol::HResult;
+use protocol::frame;
 use protocol::hello::{Hello, LOGOFF, SESSIONS};
 use protocol::message::{AgentMessage, HostMessage, Request};
 use protocol::task::{LogoffOptions, TaskResult};
@@ -263,7 +264,15 @@ impl Worker {
         let id = connection.request_id();
         operation.request = Some((number, id));
         let request = Request::Logoff(operation.to_request());
-        if !connection.send(&HostMessage::Request { id, request }) {
+        let message = HostMessage::Request { id, request };
+        if frame::encode(&message).is_err() {
+            // What is known of several hundred sessions does not fit a message.
+            if let Some(operation) = self.operation.take() {
+                let text = "the agent was restarted, and there are too many sessions to tell it \
+                            of; log off once more";
+                operation.end(TaskResult::UnexpectedError, HResult::DISP_E_EXCEPTION, text);
+            }
+        } else if !connection.send(&message) {
             self.close(number);
         }
     }
