@@ -22,8 +22,19 @@ const BOOT_FLAG: u16 = 0xaa55;
 const MAGIC: u32 = 0x5372_6448;
 /// The first protocol version that tells where the payload is.
 const VERSION_PAYLOAD: u16 = 0x0208;
-/// `setup_header::xloadflags`: there is a 64-bit entry at 0x200.
+/// The first protocol version that has `setup_header::xloadflags`.
+const VERSION_XLOADFLAGS: u16 = 0x020c;
+/// `setup_header::xloadflags`: there is a 64-bit entry.
 const XLF_KERNEL_64: u16 = 1;
+/// Bytes of the header before those that its jump instruction counts.
+const COUNTED_FROM: usize = 0x11;
+/// The unit of `setup_header::syssize`.
+const PARAGRAPH: usize = 16;
+
+/// Bytes from the start of a file that tell whether it is a bzImage.
+pub const HEADER_END: usize = HEADER + size_of::<setup_header>();
+/// The 64-bit entry, from the start of the protected-mode code.
+pub const ENTRY_64: usize = 0x200;
 
 /// What is wrong with a bzImage.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,7 +46,7 @@ pub enum BzImageError {
     #[error("boot protocol {0:#06x}, {VERSION_PAYLOAD:#06x} is needed")]
     Version(u16),
     /// Its header places something past its end.
-    #[error("the header says that there are {0} where the file has none")]
+    #[error("the file ends before its {0} do; is it cut short?")]
     PastEnd(&'static str),
     /// It cannot be entered in 64-bit mode.
     #[error("the kernel has no 64-bit entry")]
@@ -90,20 +101,33 @@ impl BzImage {
         Ok(Self { header, code, payload })
     }
 
-    /// Checks that the protected-mode code can be entered in 64-bit mode.
+    /// Checks that the protected-mode code is all there and can be entered in 64-bit mode.
     ///
     /// # Errors
-    /// It cannot.
+    /// It is not, or cannot.
     pub fn entry_64(&self) -> Result<(), BzImageError> {
-        let flags = self.header.xloadflags;
-        if flags & XLF_KERNEL_64 == 0 { Err(BzImageError::NoEntry64) } else { Ok(()) }
+        let (version, flags) = (self.header.version, self.header.xloadflags);
+        if version < VERSION_XLOADFLAGS || flags & XLF_KERNEL_64 == 0 {
+            return Err(BzImageError::NoEntry64);
+        }
+        let said = (self.header.syssize as usize).saturating_mul(PARAGRAPH);
+        if self.code.len() < said.max(ENTRY_64 + 1) {
+            return Err(BzImageError::PastEnd("instructions"));
+        }
+        Ok(())
     }
 }
 
+/// The setup header of `image`. Older kernels have a shorter one, which ends where its first
+/// instruction jumps to: what follows is code, and the fields there count as zero.
 fn header(image: &[u8]) -> Option<setup_header> {
-    let bytes = image.get(HEADER..HEADER + size_of::<setup_header>())?;
+    let bytes = image.get(HEADER..HEADER_END)?;
     let mut header = setup_header::default();
     header.as_mut_slice().copy_from_slice(bytes);
+    let [_, counted] = header.jump.to_le_bytes();
+    if let Some(code) = header.as_mut_slice().get_mut(COUNTED_FROM + usize::from(counted)..) {
+        code.fill(0);
+    }
     Some(header)
 }
 
@@ -111,23 +135,41 @@ fn header(image: &[u8]) -> Option<setup_header> {
 pub(crate) mod tests {
     use super::*;
 
-    /// A bzImage around `payload`, with one setup sector and 16 bytes of code.
-    pub(crate) fn image(payload: &[u8]) -> Vec<u8> {
-        let mut header = setup_header {
+    /// Bytes of code before the payload of [`image`], among them the 64-bit entry.
+    const CODE: usize = ENTRY_64 + 16;
+
+    /// The header of [`image`], with one setup sector.
+    pub(crate) fn sound_header(payload: &[u8]) -> setup_header {
+        setup_header {
             setup_sects: 1,
+            syssize: (CODE + payload.len()).div_ceil(PARAGRAPH) as u32,
             boot_flag: BOOT_FLAG,
+            jump: u16::from_le_bytes([0xeb, (size_of::<setup_header>() - COUNTED_FROM) as u8]),
             header: MAGIC,
             version: 0x020f,
-            payload_offset: 16,
+            payload_offset: CODE as u32,
             payload_length: payload.len() as u32,
             initrd_addr_max: 0x7fff_ffff,
+            cmdline_size: 2047,
+            pref_address: 0x20_0000,
+            init_size: 0x1_0000,
             xloadflags: XLF_KERNEL_64,
             ..setup_header::default()
-        };
-        let mut image = vec![0; 2 * SECTOR + 16];
-        image[HEADER..HEADER + size_of::<setup_header>()].copy_from_slice(header.as_mut_slice());
+        }
+    }
+
+    /// A bzImage of `header`, some code and `payload`.
+    pub(crate) fn image_with(mut header: setup_header, payload: &[u8]) -> Vec<u8> {
+        let mut image = vec![0; 2 * SECTOR + CODE];
+        image[HEADER..HEADER_END].copy_from_slice(header.as_mut_slice());
         image.extend(payload);
+        image.resize(image.len().next_multiple_of(PARAGRAPH), 0);
         image
+    }
+
+    /// A bzImage around `payload`.
+    pub(crate) fn image(payload: &[u8]) -> Vec<u8> {
+        image_with(sound_header(payload), payload)
     }
 
     fn patched(offset: usize, bytes: &[u8]) -> Vec<u8> {
@@ -147,9 +189,14 @@ pub(crate) mod tests {
     #[test]
     fn every_truncated_prefix_is_refused() {
         let image = image(b"payload");
+        let payload_end = BzImage::parse(&image).unwrap().payload.end;
         for length in 0..image.len() {
-            assert!(BzImage::parse(&image[..length]).is_err(), "{length} bytes");
+            let outcome = BzImage::parse(&image[..length]);
+            assert_eq!(outcome.is_ok(), length >= payload_end, "{length} bytes");
+            // What is behind the payload only matters to a guest that unpacks itself.
+            assert!(outcome.and_then(|bzimage| bzimage.entry_64()).is_err(), "{length} bytes");
         }
+        assert_eq!(BzImage::parse(&image).unwrap().entry_64(), Ok(()));
     }
 
     #[test]
@@ -160,7 +207,7 @@ pub(crate) mod tests {
             (payload_offset, &[0xff; 4]),
             (payload_offset + 4, &[0xff; 4]),
             (payload_offset + 4, &[0; 4]),
-            (payload_offset + 4, &[8, 0, 0, 0]),
+            (payload_offset + 4, &[100, 0, 0, 0]),
         ] {
             let outcome = BzImage::parse(&patched(offset, bytes));
             assert!(matches!(outcome, Err(BzImageError::PastEnd(_))), "{offset:#x}: {outcome:?}");
@@ -175,5 +222,36 @@ pub(crate) mod tests {
         assert!(!BzImage::is_one(&patched(0x1fe, &[0; 2])));
         let outcome = BzImage::parse(&patched(0x206, &[0x07, 0x02]));
         assert_eq!(outcome.unwrap_err(), BzImageError::Version(0x0207));
+    }
+    #[test]
+    fn what_an_older_header_does_not_have_counts_as_zero() {
+        let payload = b"payload";
+        let mut header = sound_header(payload);
+        // It ends before `payload_offset`, or before `pref_address`.
+        for (counted, parsed) in [(0x46_u8, false), (0x4e, true)] {
+            header.jump = u16::from_le_bytes([0xeb, counted]);
+            let outcome = BzImage::parse(&image_with(header, payload));
+            assert_eq!(outcome.is_ok(), parsed, "{counted:#x}");
+            if let Ok(bzimage) = outcome {
+                let (preferred, size) = (bzimage.header.pref_address, bzimage.header.init_size);
+                assert_eq!((preferred, size), (0, 0));
+            }
+        }
+    }
+
+    #[test]
+    fn a_64_bit_entry_must_be_promised_and_within_the_code() {
+        let entry = |change: fn(&mut setup_header)| {
+            let mut header = sound_header(b"payload");
+            change(&mut header);
+            BzImage::parse(&image_with(header, b"payload")).unwrap().entry_64()
+        };
+        assert_eq!(entry(|_| ()), Ok(()));
+        assert_eq!(entry(|header| header.xloadflags = 0), Err(BzImageError::NoEntry64));
+        // The flag's field is younger than this version.
+        assert_eq!(entry(|header| header.version = 0x020b), Err(BzImageError::NoEntry64));
+        let cut_short = Err(BzImageError::PastEnd("instructions"));
+        assert_eq!(entry(|header| header.syssize = u32::MAX), cut_short);
+        assert_eq!(entry(|header| header.syssize += 1), cut_short);
     }
 }

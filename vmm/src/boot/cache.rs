@@ -1,13 +1,19 @@
 //! Unpacked kernels, kept from one start to the next under the SHA-256 of their packed file.
 //!
 //! The cache is a convenience: without a place for it, or with one that cannot be written, every
-//! start unpacks. It is in a directory that only its owner can enter, and a file of it is used only
-//! if it belongs to that owner, is a regular file that nobody else can write, and has the length
-//! that the packed kernel promises. Files appear by renaming, so a torn one is never seen.
+//! start unpacks. What makes its files trustworthy:
+//!
+//! - A file appears by renaming, after all of it is on the disk, so a torn one is never seen. Each
+//!   draft has a name of its own, so machines that start together do not write into each other's.
+//! - A file is used only if it is a regular one that belongs to this user, and neither it nor its
+//!   directory can be written by anybody else. Who could tamper with it could as well tamper with
+//!   the packed kernel, or with this process.
+//! - It must have the length that the packed kernel promises, and is then read as any ELF file is:
+//!   nothing in it is believed.
 
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -51,26 +57,32 @@ impl Cache {
     /// The kernel under `key`, if it is there and is `length` bytes long.
     #[must_use]
     pub fn get(&self, key: &str, length: u64) -> Option<File> {
+        if !only_ours(&fs::metadata(&self.directory).ok()?) {
+            return None;
+        }
         let file = OpenOptions::new()
             .read(true)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY)
             .open(self.path(key))
             .ok()?;
         let metadata = file.metadata().ok()?;
-        let trusted = metadata.is_file()
-            && metadata.uid() == rustix::process::geteuid().as_raw()
-            && metadata.mode() & OTHERS_WRITE == 0
-            && metadata.len() == length;
+        let trusted = metadata.is_file() && only_ours(&metadata) && metadata.len() == length;
         trusted.then_some(file)
     }
 
     /// Keeps `kernel` under `key`.
     ///
     /// # Errors
-    /// The place cannot be made or written. Nothing is left behind.
+    /// The place cannot be made or written, or is not this user's alone. Nothing is left behind.
     pub fn put(&self, key: &str, kernel: &[u8]) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
-        let draft = self.path(&format!("{key}.{}", std::process::id()));
+        if !only_ours(&fs::metadata(&self.directory)?) {
+            let place = self.directory.display();
+            return Err(io::Error::other(format!("others than this user can write to {place}")));
+        }
+        let mut unique = [0; 8];
+        rustix::rand::getrandom(&mut unique, rustix::rand::GetRandomFlags::empty())?;
+        let draft = self.path(&format!("{key}.{:016x}", u64::from_ne_bytes(unique)));
         let written = write(&draft, kernel).and_then(|()| fs::rename(&draft, self.path(key)));
         if written.is_err() {
             // Not there is as good.
@@ -84,9 +96,13 @@ impl Cache {
     }
 }
 
+/// Whether nobody but this user can write to what has this `metadata`.
+fn only_ours(metadata: &Metadata) -> bool {
+    metadata.uid() == rustix::process::geteuid().as_raw() && metadata.mode() & OTHERS_WRITE == 0
+}
+
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
@@ -94,6 +110,7 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
@@ -121,6 +138,35 @@ mod tests {
         std::os::unix::fs::symlink(cache.path("real"), cache.path("link")).unwrap();
         assert!(cache.get("link", 8).is_none());
         assert!(cache.get("real", 8).is_some());
+    }
+
+    #[test]
+    fn a_place_that_others_can_write_is_neither_believed_nor_used() {
+        let directory = tempfile::tempdir().unwrap();
+        let cache = Cache::at(directory.path());
+        cache.put("key", b"unpacked").unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(cache.get("key", 8).is_none());
+        assert!(cache.put("other", b"unpacked").is_err());
+        assert!(!cache.path("other").exists());
+    }
+
+    #[test]
+    fn drafts_of_one_kernel_do_not_get_into_each_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let cache = Cache::at(directory.path());
+        let kernel = vec![7; 1 << 20];
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    cache.put("key", &kernel).unwrap();
+                    let mut read = Vec::new();
+                    cache.get("key", 1 << 20).unwrap().read_to_end(&mut read).unwrap();
+                    assert!(read == kernel);
+                });
+            }
+        });
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "no draft is left");
     }
 
     #[test]

@@ -39,7 +39,10 @@ pub enum ElfError {
     #[error("segment {0} is not in the file")]
     SegmentFile(usize),
     /// A segment does not fit RAM.
-    #[error("segment {index} needs addresses {start:#x} to {end:#x}, where the machine has no RAM")]
+    #[error(
+        "segment {index} needs the addresses {start:#x} to {end:#x}: a kernel's begin at \
+         {HIGH_RAM:#x}, and the machine must have RAM there"
+    )]
     SegmentRam {
         /// Which one.
         index: usize,
@@ -83,7 +86,8 @@ pub fn is_one(bytes: &[u8]) -> bool {
 /// Loads `image` into `ram`.
 ///
 /// # Errors
-/// It is not a kernel that this RAM can hold. RAM is written only if all of it is.
+/// It is not a kernel that this RAM can hold; nothing was written then, but for
+/// [`ElfError::Read`].
 pub fn load(image: &Image, ram: &GuestRam) -> Result<Loaded, ElfError> {
     let header = image.bytes(0, HEADER).map_err(|_| ElfError::Kind)?;
     if !is_one(&header)

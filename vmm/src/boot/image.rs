@@ -1,14 +1,14 @@
 //! A kernel or initrd: a regular file, or bytes that were unpacked from one.
 
 use crate::memory::GuestRam;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Address, Bytes, GuestAddress};
 
 /// The largest file that is read into memory as a whole, in bytes.
-const LIMIT: u64 = 1 << 30;
+const LIMIT: u64 = 512 << 20;
 
 /// Bytes at offsets.
 #[derive(Debug)]
@@ -25,15 +25,21 @@ impl Image {
     /// # Errors
     /// It cannot be opened, or is something else.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+        // Some devices begin to do something when they are opened: look before, and again after.
+        must_be_regular(&fs::metadata(path)?)?;
+        let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
         let metadata = file.metadata()?;
-        if metadata.is_dir() {
-            return Err(io::ErrorKind::IsADirectory.into());
-        }
-        if !metadata.is_file() {
-            return Err(io::Error::other("not a regular file"));
-        }
+        must_be_regular(&metadata)?;
         Ok(Self::File(file, metadata.len()))
+    }
+
+    /// Its first bytes, at most `most`.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn start(&self, most: usize) -> io::Result<Vec<u8>> {
+        self.bytes(0, usize::try_from(self.len()).map_or(most, |length| length.min(most)))
     }
 
     /// Its length in bytes. A file may have shrunk since it was opened.
@@ -63,7 +69,7 @@ impl Image {
         match self {
             Self::File(file, _) => {
                 let mut bytes = vec![0; length];
-                file.read_exact_at(&mut bytes, offset)?;
+                file.read_exact_at(&mut bytes, offset).map_err(explain_end)?;
                 Ok(bytes)
             }
             // Both fit: the end is within the bytes.
@@ -101,16 +107,48 @@ impl Image {
             Self::File(file, _) => {
                 let mut file = file;
                 file.seek(SeekFrom::Start(offset))?;
-                ram.read_exact_volatile_from(address, &mut file, count)
+                let mut copied = 0;
+                // One read may give less than it was asked for: 2 GiB at most, for example.
+                while copied < count {
+                    let to = address.checked_add(copied as u64).ok_or_else(no_ram)?;
+                    let left = count - copied;
+                    match ram.read_volatile_from(to, &mut file, left).map_err(io::Error::other)? {
+                        0 => return Err(shrunk()),
+                        more => copied += more,
+                    }
+                }
+                Ok(())
             }
             Self::Bytes(bytes) => {
                 let bytes = usize::try_from(offset)
                     .ok()
                     .and_then(|offset| bytes.get(offset..offset.checked_add(count)?));
                 let bytes = bytes.ok_or(io::ErrorKind::UnexpectedEof)?;
-                ram.write_slice(bytes, address)
+                ram.write_slice(bytes, address).map_err(io::Error::other)
             }
         }
-        .map_err(io::Error::other)
     }
+}
+
+fn must_be_regular(metadata: &Metadata) -> io::Result<()> {
+    if metadata.is_dir() {
+        Err(io::ErrorKind::IsADirectory.into())
+    } else if metadata.is_file() {
+        Ok(())
+    } else {
+        Err(io::Error::other("not a regular file"))
+    }
+}
+
+/// A file that ends before the length that it had when it was opened.
+fn shrunk() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter while it was read")
+}
+
+fn explain_end(error: io::Error) -> io::Error {
+    if error.kind() == io::ErrorKind::UnexpectedEof { shrunk() } else { error }
+}
+
+fn no_ram() -> io::Error {
+    io::Error::other("there is no such address")
 }

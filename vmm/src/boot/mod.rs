@@ -92,6 +92,17 @@ pub enum BootError {
         /// What there is, in bytes.
         room: u64,
     },
+    /// The initrd has no bytes.
+    #[error("the initrd {} is empty", .0.display())]
+    InitrdEmpty(PathBuf),
+    /// The kernel takes less than the command line.
+    #[error("the kernel command line has {size} bytes, this kernel reads only {allowed}")]
+    Cmdline {
+        /// Its length in bytes.
+        size: usize,
+        /// What the kernel reads, in bytes.
+        allowed: u32,
+    },
     /// Guest RAM cannot be written.
     #[error("cannot write the boot data to guest RAM")]
     Ram(#[from] GuestMemoryError),
@@ -109,42 +120,56 @@ struct Initrd {
 /// # Errors
 /// A file cannot be read, is not what it is to be, or does not fit.
 pub fn load(ram: &GuestRam, config: &MachineConfig) -> Result<Entry, BootError> {
-    let (header, kernel) = load_kernel(ram, config, Cache::of_user().as_ref())?;
+    load_with(ram, config, Cache::of_user().as_ref())
+}
+
+/// Loads as [`load`] does, with this cache or none.
+fn load_with(
+    ram: &GuestRam,
+    config: &MachineConfig,
+    cache: Option<&Cache>,
+) -> Result<Entry, BootError> {
+    let (header, kernel) = load_kernel(ram, config, cache)?;
     let initrd = match &config.initrd {
-        Some(path) => load_initrd(ram, path, kernel.end, header.as_ref())?,
+        Some(path) => load_initrd(ram, path, kernel.end, &header)?,
         None => Initrd::default(),
     };
     let mut cmdline = config.cmdline().into_bytes();
+    let (size, allowed) = (cmdline.len(), header.cmdline_size);
+    if size > allowed as usize {
+        return Err(BootError::Cmdline { size, allowed });
+    }
     cmdline.push(0);
     ram.write_slice(&cmdline, GuestAddress(CMDLINE))?;
-    zero_page::write(ram, header.unwrap_or_default(), initrd)?;
+    zero_page::write(ram, header, initrd)?;
     Ok(Entry { rip: kernel.entry, boot_params: BOOT_PARAMS })
 }
 
-/// Loads the kernel, and gives its setup header if it has one.
+/// Loads the kernel, and gives its setup header.
 fn load_kernel(
     ram: &GuestRam,
     config: &MachineConfig,
     cache: Option<&Cache>,
-) -> Result<(Option<setup_header>, Loaded), BootError> {
+) -> Result<(setup_header, Loaded), BootError> {
     let path = &config.kernel;
     let unreadable = |source| BootError::Read { path: path.clone(), source };
     let unloadable = |source| BootError::Elf { path: path.clone(), source };
     let image = Image::open(path).map_err(unreadable)?;
-    let start = image.bytes(0, 4).unwrap_or_default();
+    // Whatever else it is may be large: it is not read.
+    let start = image.start(bzimage::HEADER_END).map_err(unreadable)?;
     if elf::is_one(&start) {
-        return Ok((None, elf::load(&image, ram).map_err(unloadable)?));
+        return Ok((zero_page::header_of_elf(), elf::load(&image, ram).map_err(unloadable)?));
     }
-    let packed = image.into_bytes().map_err(unreadable)?;
-    if !BzImage::is_one(&packed) {
+    if !BzImage::is_one(&start) {
         return Err(BootError::NotAKernel(path.clone()));
     }
+    let packed = image.into_bytes().map_err(unreadable)?;
     let refused = |source| BootError::BzImage { path: path.clone(), source };
     let bzimage = BzImage::parse(&packed).map_err(refused)?;
     if config.kernel_entry == KernelEntry::Bzimage {
         bzimage.entry_64().map_err(refused)?;
         let loaded = load_packed(ram, &bzimage, &packed)?;
-        return Ok((Some(bzimage.header), loaded));
+        return Ok((bzimage.header, loaded));
     }
     let payload = &packed[bzimage.payload.clone()];
     let damaged = |source| BootError::Unpack { path: path.clone(), source };
@@ -152,8 +177,9 @@ fn load_kernel(
     let key = Cache::key(&packed);
     if let Some(kept) = cache.and_then(|cache| cache.get(&key, size.into())) {
         match elf::load(&Image::File(kept, size.into()), ram) {
-            Ok(loaded) => return Ok((Some(bzimage.header), loaded)),
-            // Nothing was written, so unpacking can still do it.
+            Ok(loaded) => return Ok((bzimage.header, loaded)),
+            // Unpacking can still do it: nothing was written, or, if reading failed midway, some
+            // of what is now written again.
             Err(error) => tracing::warn!(key, %error, "kept kernel is not usable"),
         }
     }
@@ -165,13 +191,11 @@ fn load_kernel(
     {
         tracing::warn!(%error, "the unpacked kernel cannot be kept; every start will unpack it");
     }
-    Ok((Some(bzimage.header), loaded))
+    Ok((bzimage.header, loaded))
 }
 
 /// Loads the protected-mode code, for a kernel that unpacks itself.
 fn load_packed(ram: &GuestRam, bzimage: &BzImage, packed: &[u8]) -> Result<Loaded, BootError> {
-    /// The 64-bit entry, from the start of the code.
-    const ENTRY_64: u64 = 0x200;
     let code = &packed[bzimage.code.clone()];
     let (preferred, init_size) = (bzimage.header.pref_address, bzimage.header.init_size);
     let at = preferred.max(HIGH_RAM);
@@ -181,7 +205,7 @@ fn load_packed(ram: &GuestRam, bzimage: &BzImage, packed: &[u8]) -> Result<Loade
         return Err(BootError::KernelSize { needed, at });
     }
     ram.write_slice(code, GuestAddress(at))?;
-    Ok(Loaded { entry: at + ENTRY_64, end: at + needed })
+    Ok(Loaded { entry: at + bzimage::ENTRY_64 as u64, end: at + needed })
 }
 
 /// Loads the initrd as high as the kernel can reach it, out of the way of all that grows upwards.
@@ -189,20 +213,17 @@ fn load_initrd(
     ram: &GuestRam,
     path: &Path,
     kernel_end: u64,
-    header: Option<&setup_header>,
+    header: &setup_header,
 ) -> Result<Initrd, BootError> {
-    /// `initrd_addr_max` of kernels that do not say: what 64-bit ones have said for long.
-    const ADDRESS_MAX: u32 = 0x7fff_ffff;
     let unreadable = |source| BootError::Read { path: path.to_owned(), source };
     let image = Image::open(path).map_err(unreadable)?;
-    let reach = match header.map(|header| header.initrd_addr_max) {
-        Some(max) if max > 0 => max,
-        _ => ADDRESS_MAX,
-    };
     let low_ram = ram.iter().next().map_or(0, GuestMemoryRegion::len);
-    let top = low_ram.min(MMIO_GAP_START).min(u64::from(reach) + 1);
+    let top = low_ram.min(MMIO_GAP_START).min(u64::from(header.initrd_addr_max) + 1);
     let bottom = kernel_end.next_multiple_of(PAGE_SIZE);
     let size = image.len();
+    if size == 0 {
+        return Err(BootError::InitrdEmpty(path.to_owned()));
+    }
     let room = top.saturating_sub(bottom);
     if size > room {
         return Err(BootError::InitrdSize { path: path.to_owned(), size, room });
@@ -212,3 +233,6 @@ fn load_initrd(
     image.copy_to(ram, address, 0, size).map_err(unreadable)?;
     Ok(Initrd { address, size })
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,26 @@ const E820_ACPI: u32 = 3;
 /// `type_of_loader`: none that has a number.
 const LOADER_UNDEFINED: u8 = 0xff;
 
+/// `setup_header::boot_flag`, `setup_header::header` and `setup_header::version`: a header that is
+/// not just zeros.
+const BOOT_FLAG: u16 = 0xaa55;
+const MAGIC: u32 = 0x5372_6448;
+const VERSION: u16 = 0x020f;
+/// `setup_header::initrd_addr_max`: what 64-bit kernels have said for long.
+const INITRD_ADDRESS_MAX: u32 = 0x7fff_ffff;
+
+/// The setup header for a kernel that has none, being an ELF file.
+pub(super) fn header_of_elf() -> setup_header {
+    setup_header {
+        boot_flag: BOOT_FLAG,
+        header: MAGIC,
+        version: VERSION,
+        initrd_addr_max: INITRD_ADDRESS_MAX,
+        cmdline_size: CMDLINE_MAX as u32 - 1,
+        ..setup_header::default()
+    }
+}
+
 /// Writes the zero page for a kernel with this `header` and `initrd`.
 pub(super) fn write(
     ram: &GuestRam,
@@ -26,7 +46,6 @@ pub(super) fn write(
     let mut params = boot_params { hdr: header, ..boot_params::default() };
     params.hdr.type_of_loader = LOADER_UNDEFINED;
     params.hdr.cmd_line_ptr = CMDLINE as u32;
-    params.hdr.cmdline_size = CMDLINE_MAX as u32;
     // The initrd lies below 4 GiB, and so do its address and size.
     params.hdr.ramdisk_image = initrd.address as u32;
     params.hdr.ramdisk_size = initrd.size as u32;

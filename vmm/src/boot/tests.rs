@@ -1,0 +1,376 @@
+//! Whole loads: files on a disk, good and bad, into the RAM of a machine.
+
+use super::*;
+use crate::memory;
+use crate::x86::layout::CMDLINE_MAX;
+use linux_loader::loader::bootparam::boot_params;
+use std::error::Error as _;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use tempfile::TempDir;
+
+const MIB: u64 = 1 << 20;
+/// Where the kernel of these tests is loaded, and where it ends.
+const KERNEL: u64 = 2 * MIB;
+const KERNEL_END: u64 = KERNEL + 0x1000;
+
+/// A folder for files, a machine that is to boot from them, and a cache.
+struct Bench {
+    folder: TempDir,
+    config: MachineConfig,
+    cache: Cache,
+}
+
+impl Bench {
+    fn new(kernel: &[u8]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kernel");
+        fs::write(&path, kernel).unwrap();
+        let cache = Cache::at(folder.path().join("cache"));
+        Self { config: MachineConfig::new("bench", path), cache, folder }
+    }
+
+    fn with_initrd(kernel: &[u8], initrd: &[u8]) -> Self {
+        let mut bench = Self::new(kernel);
+        let path = bench.folder.path().join("initrd");
+        fs::write(&path, initrd).unwrap();
+        bench.config.initrd = Some(path);
+        bench
+    }
+
+    /// Loads into 16 MiB of RAM.
+    fn load(&self) -> Result<(Entry, GuestRam), BootError> {
+        let ram = memory::map(16 * MIB).unwrap();
+        load_with(&ram, &self.config, Some(&self.cache)).map(|entry| (entry, ram))
+    }
+
+    /// What is said of a load that fails, with all its causes.
+    fn complaint(&self) -> String {
+        let error = self.load().map(|(entry, _)| entry).unwrap_err();
+        let mut text = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            text += &format!(": {error}");
+            cause = error.source();
+        }
+        text
+    }
+
+    fn kept(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.folder.path().join("cache"));
+        entries.map(|all| all.map(|entry| entry.unwrap().path()).collect()).unwrap_or_default()
+    }
+}
+
+/// An ELF file of one segment: the numbers from 0 to 63, and then zeros.
+fn vmlinux() -> Vec<u8> {
+    elf::tests::file(KERNEL, &[[120, KERNEL, 64, KERNEL_END - KERNEL]])
+}
+
+/// `content` as gzip packs it.
+fn gzip(content: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    encoder.write_all(content).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn vmlinuz() -> Vec<u8> {
+    bzimage::tests::image(&gzip(&vmlinux()))
+}
+
+fn bytes(ram: &GuestRam, address: u64, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0xff; length];
+    ram.read_slice(&mut bytes, GuestAddress(address)).unwrap();
+    bytes
+}
+
+fn zero_page(ram: &GuestRam) -> boot_params {
+    ram.read_obj(GuestAddress(BOOT_PARAMS)).unwrap()
+}
+
+#[test]
+fn a_vmlinux_and_the_bzimage_around_it_load_alike() {
+    for kernel in [vmlinux(), vmlinuz()] {
+        let mut bench = Bench::new(&kernel);
+        bench.config.append = "quiet".into();
+        let (entry, ram) = bench.load().unwrap();
+        assert_eq!(entry, Entry { rip: KERNEL, boot_params: BOOT_PARAMS });
+        assert_eq!(bytes(&ram, KERNEL, 64), (0..64).collect::<Vec<u8>>());
+        assert_eq!(bytes(&ram, KERNEL + 64, 64), [0; 64]);
+        let cmdline = [bench.config.cmdline().as_bytes(), b"\0"].concat();
+        assert_eq!(bytes(&ram, CMDLINE, cmdline.len()), cmdline);
+        let params = zero_page(&ram);
+        let (flag, magic, line) =
+            (params.hdr.boot_flag, params.hdr.header, params.hdr.cmd_line_ptr);
+        assert_eq!((flag, &magic.to_le_bytes(), u64::from(line)), (0xaa55, b"HdrS", CMDLINE));
+        assert_eq!({ params.hdr.type_of_loader }, 0xff);
+        assert_eq!({ params.hdr.ramdisk_size }, 0);
+    }
+}
+
+#[test]
+fn every_truncated_prefix_of_a_kernel_is_refused() {
+    for kernel in [vmlinux(), vmlinuz()] {
+        let bench = Bench::new(&kernel);
+        bench.load().unwrap();
+        let packed = BzImage::parse(&kernel).map(|bzimage| bzimage.payload.end);
+        // What is behind the payload is padding.
+        for length in 0..packed.unwrap_or(kernel.len()) {
+            fs::write(&bench.config.kernel, &kernel[..length]).unwrap();
+            assert!(bench.load().is_err(), "{length} bytes");
+        }
+        assert!(bench.kept().len() <= 1, "what is damaged is not kept");
+    }
+}
+
+#[test]
+fn every_flipped_byte_of_a_kernel_is_refused_or_harmless() {
+    for kernel in [vmlinux(), vmlinuz()] {
+        let mut bench = Bench::new(&kernel);
+        for entry in [KernelEntry::Unpacked, KernelEntry::Bzimage] {
+            bench.config.kernel_entry = entry;
+            // The setup sectors and the code of these bzImages are zeros that nobody looks at.
+            let looked_at: Vec<usize> = match BzImage::parse(&kernel) {
+                Ok(bzimage) => {
+                    (0..bzimage::HEADER_END).skip(0x1f1).chain(bzimage.payload).collect()
+                }
+                Err(_) => (0..kernel.len()).collect(),
+            };
+            for at in looked_at {
+                let mut flipped = kernel.clone();
+                flipped[at] ^= 0xff;
+                fs::write(&bench.config.kernel, &flipped).unwrap();
+                let ram = memory::map(16 * MIB).unwrap();
+                let _ = load_with(&ram, &bench.config, None);
+            }
+        }
+    }
+}
+
+#[test]
+fn files_that_are_no_kernels_are_named_as_such() {
+    for content in [&b""[..], b"#!/bin/sh\n", b"\x7fEL", &[0; 4096]] {
+        let complaint = Bench::new(content).complaint();
+        assert!(complaint.ends_with("is not a kernel: neither an ELF file nor a bzImage"));
+    }
+    // A file of a terabyte is not read to find that out.
+    let bench = Bench::new(b"large");
+    fs::OpenOptions::new()
+        .write(true)
+        .open(&bench.config.kernel)
+        .unwrap()
+        .set_len(1 << 40)
+        .unwrap();
+    assert!(matches!(bench.load(), Err(BootError::NotAKernel(_))));
+}
+
+#[test]
+fn what_is_no_regular_file_is_refused_without_waiting_for_it() {
+    let mut bench = Bench::with_initrd(&vmlinux(), b"initrd");
+    let fifo = bench.folder.path().join("fifo");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &fifo,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )
+    .unwrap();
+    let socket = bench.folder.path().join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let kernel = bench.config.kernel.clone();
+    let others = [
+        (fifo, "not a regular file"),
+        (socket, "not a regular file"),
+        ("/dev/zero".into(), "not a regular file"),
+        (bench.folder.path().to_owned(), "is a directory"),
+        (bench.folder.path().join("missing"), "No such file"),
+    ];
+    for (path, reason) in &others {
+        bench.config.kernel.clone_from(path);
+        let complaint = bench.complaint();
+        assert!(complaint.contains(&format!("cannot read {}: ", path.display())), "{complaint}");
+        assert!(complaint.contains(reason), "{complaint}");
+        bench.config.kernel.clone_from(&kernel);
+        let initrd = bench.config.initrd.replace(path.clone());
+        let complaint = bench.complaint();
+        assert!(complaint.contains(&format!("cannot read {}: ", path.display())), "{complaint}");
+        assert!(complaint.contains(reason), "{complaint}");
+        bench.config.initrd = initrd;
+    }
+    bench.load().unwrap();
+}
+
+#[test]
+fn a_file_that_shrinks_while_it_is_read_is_reported_as_that() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file");
+    fs::write(&path, [7; 8192]).unwrap();
+    let image = Image::open(&path).unwrap();
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(100).unwrap();
+    let ram = memory::map(MIB).unwrap();
+    for error in [image.copy_to(&ram, 0, 0, 8192).unwrap_err(), image.into_bytes().unwrap_err()] {
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        assert!(error.to_string().contains("became shorter"), "{error}");
+    }
+}
+
+#[test]
+fn an_initrd_lies_whole_at_the_top_of_ram_and_the_kernel_is_told() {
+    let initrd: Vec<u8> = (0..10_000_u32).map(|number| number as u8).collect();
+    for kernel in [vmlinux(), vmlinuz()] {
+        let (_, ram) = Bench::with_initrd(&kernel, &initrd).load().unwrap();
+        let header = zero_page(&ram).hdr;
+        let (address, size) = (u64::from(header.ramdisk_image), header.ramdisk_size);
+        assert_eq!((address, size), (16 * MIB - 3 * PAGE_SIZE, 10_000));
+        assert_eq!(bytes(&ram, address, initrd.len()), initrd);
+    }
+}
+
+#[test]
+fn an_initrd_is_below_what_the_kernel_can_reach_and_below_the_gap() {
+    for (reach, top) in [(7 * MIB - 1, 7 * MIB), (0x7fff_ffff, 2 << 30), (0xffff_ffff, 3 << 30)] {
+        let payload = gzip(&vmlinux());
+        let mut header = bzimage::tests::sound_header(&payload);
+        header.initrd_addr_max = reach as u32;
+        let bench = Bench::with_initrd(&bzimage::tests::image_with(header, &payload), b"initrd");
+        let ram = memory::map(5 << 30).unwrap();
+        load_with(&ram, &bench.config, None).unwrap();
+        assert_eq!(u64::from(zero_page(&ram).hdr.ramdisk_image), top - PAGE_SIZE, "{reach:#x}");
+    }
+}
+
+#[test]
+fn an_initrd_that_does_not_fit_is_refused_with_both_sizes() {
+    let bench = Bench::with_initrd(&vmlinux(), b"initrd");
+    let initrd = bench.config.initrd.clone().unwrap();
+    let file = fs::OpenOptions::new().write(true).open(initrd).unwrap();
+    let room = 16 * MIB - KERNEL_END;
+    file.set_len(room).unwrap();
+    bench.load().unwrap();
+    for size in [room + 1, 16 * MIB, 1 << 40] {
+        file.set_len(size).unwrap();
+        let complaint = bench.complaint();
+        let sizes = [format!("has {size} bytes"), format!("leaves only {room} ")];
+        assert!(sizes.iter().all(|text| complaint.contains(text)), "{complaint}");
+    }
+    file.set_len(0).unwrap();
+    assert!(bench.complaint().ends_with("is empty"));
+}
+
+#[test]
+fn a_command_line_that_the_kernel_would_cut_is_refused() {
+    let payload = gzip(&vmlinux());
+    let mut header = bzimage::tests::sound_header(&payload);
+    header.cmdline_size = 255;
+    let mut bench = Bench::new(&bzimage::tests::image_with(header, &payload));
+    bench.load().unwrap();
+    bench.config.append = "x".repeat(255);
+    let size = bench.config.cmdline().len();
+    assert!(matches!(
+        bench.load(),
+        Err(BootError::Cmdline { size: found, allowed: 255 }) if found == size
+    ));
+    // The longest that a configuration may have fits every kernel of today.
+    for kernel in [vmlinux(), vmlinuz()] {
+        let mut bench = Bench::new(&kernel);
+        let ours = bench.config.cmdline().len() + 1;
+        bench.config.append = "x".repeat(CMDLINE_MAX - 1 - ours);
+        bench.config.validate().unwrap();
+        bench.load().unwrap();
+    }
+}
+
+#[test]
+fn a_kernel_that_unpacks_itself_is_loaded_packed_and_entered_at_its_64_bit_entry() {
+    let image = vmlinuz();
+    let mut bench = Bench::new(&image);
+    bench.config.kernel_entry = KernelEntry::Bzimage;
+    let (entry, ram) = bench.load().unwrap();
+    assert_eq!(entry.rip, 0x20_0200);
+    let code = &image[1024..];
+    assert_eq!(bytes(&ram, 0x20_0000, code.len()), code);
+    assert!(bench.kept().is_empty(), "nothing was unpacked");
+    fs::write(&bench.config.kernel, &image[..image.len() - 1]).unwrap();
+    assert!(bench.complaint().contains("is it cut short?"));
+}
+
+#[test]
+fn a_kernel_that_unpacks_itself_where_there_is_no_ram_is_refused() {
+    let payload = gzip(&vmlinux());
+    let sound = bzimage::tests::sound_header(&payload);
+    for (preferred, size) in [
+        (u64::MAX, 0),
+        (u64::MAX - 0x200, u32::MAX),
+        (16 * MIB, 0),
+        (0, u32::MAX),
+        (0xc000_0000, 1),
+    ] {
+        let header = setup_header { pref_address: preferred, init_size: size, ..sound };
+        let mut bench = Bench::new(&bzimage::tests::image_with(header, &payload));
+        bench.config.kernel_entry = KernelEntry::Bzimage;
+        assert!(matches!(bench.load(), Err(BootError::KernelSize { .. })), "{preferred:#x}");
+    }
+}
+
+#[test]
+fn a_kernel_is_unpacked_once_and_then_taken_from_the_cache() {
+    let bench = Bench::new(&vmlinuz());
+    bench.load().unwrap();
+    let [kept] = &bench.kept()[..] else { panic!("one kernel is kept: {:?}", bench.kept()) };
+    assert_eq!(fs::read(kept).unwrap(), vmlinux());
+    assert_eq!(fs::metadata(kept).unwrap().permissions().mode() & 0o777, 0o600);
+    let folder = fs::metadata(bench.folder.path().join("cache")).unwrap();
+    assert_eq!(folder.permissions().mode() & 0o777, 0o700);
+    // A mark in what is kept shows that it is what is loaded.
+    let mut marked = vmlinux();
+    *marked.last_mut().unwrap() = 0xaa;
+    fs::write(kept, marked).unwrap();
+    let (_, ram) = bench.load().unwrap();
+    assert_eq!(bytes(&ram, KERNEL + 63, 1), [0xaa]);
+}
+
+#[test]
+fn a_torn_or_foreign_file_in_the_cache_is_replaced() {
+    let bench = Bench::new(&vmlinuz());
+    bench.load().unwrap();
+    let kept = bench.kept().remove(0);
+    let sound = vmlinux();
+    for bad in [&sound[..sound.len() - 1], b"", &vec![0; sound.len()]] {
+        fs::write(&kept, bad).unwrap();
+        let (entry, ram) = bench.load().unwrap();
+        assert_eq!((entry.rip, bytes(&ram, KERNEL + 63, 1)), (KERNEL, vec![63]));
+        assert_eq!(fs::read(&kept).unwrap(), sound);
+    }
+    fs::remove_file(&kept).unwrap();
+    fs::create_dir(&kept).unwrap();
+    bench.load().unwrap();
+    assert_eq!(bench.kept(), [kept], "no draft is left");
+}
+
+#[test]
+fn without_a_cache_or_with_one_that_cannot_be_written_kernels_still_load() {
+    let mut bench = Bench::new(&vmlinuz());
+    let ram = memory::map(16 * MIB).unwrap();
+    load_with(&ram, &bench.config, None).unwrap();
+    // A file is where its directory would be, which stops root as well.
+    bench.cache = Cache::at(bench.config.kernel.join("cache"));
+    bench.load().unwrap();
+}
+
+#[test]
+fn a_bzimage_of_something_else_than_an_elf_file_is_refused_and_not_kept() {
+    let bench = Bench::new(&bzimage::tests::image(&gzip(&[7; 4096])));
+    assert!(bench.complaint().contains("not an ELF file for x86-64"));
+    assert!(bench.kept().is_empty());
+}
+
+#[test]
+fn a_kernel_larger_than_ram_is_refused() {
+    let file = elf::tests::file(KERNEL, &[[120, KERNEL, 64, 15 * MIB]]);
+    for kernel in [bzimage::tests::image(&gzip(&file)), file] {
+        let complaint = Bench::new(&kernel).complaint();
+        assert!(complaint.contains("must have RAM there"), "{complaint}");
+    }
+}
