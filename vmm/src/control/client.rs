@@ -5,7 +5,7 @@ use crate::error::CallError;
 use crate::integration::guest::SessionList;
 use crate::runtime::Runtime;
 use protocol::HResult;
-use protocol::frame::{self, Decoder};
+use protocol::frame::{self, Decoder, FrameError};
 use protocol::task::{LogoffOptions, TaskInfo};
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -121,18 +121,22 @@ impl Client {
         mut watch: impl FnMut(&TaskInfo),
     ) -> Result<TaskDocument, CallError> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        self.send(Request::Wait { id })?;
+        let mut answer = self.call(Request::Wait { id })?;
         loop {
-            match self.read()? {
+            let task = match answer {
                 Response::Task(document) => return Ok(*document),
-                Response::Changed { task } => {
-                    watch(&task);
-                    if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                        return Ok(TaskDocument { task, report: None });
-                    }
-                }
+                Response::Changed { task } => task,
                 other => return Err(unexpected(&other)),
-            }
+            };
+            watch(&task);
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            answer = match left {
+                Some(left) if left < PATIENCE => match self.read_within(left)? {
+                    Some(answer) => answer,
+                    None => return Ok(TaskDocument { task, report: None }),
+                },
+                _ => self.read()?,
+            };
         }
     }
 
@@ -144,17 +148,40 @@ impl Client {
     }
 
     fn call(&mut self, request: Request) -> Result<Response, CallError> {
-        self.send(request)?;
-        self.read()
-    }
-
-    fn send(&mut self, request: Request) -> Result<(), CallError> {
         let call = Call { version: VERSION, request };
-        frame::write(&mut self.stream, &call).map_err(|error| self.lost(&error))
+        let Err(error) = frame::write(&mut self.stream, &call) else { return self.read() };
+        // Whoever is turned away is told why, perhaps before having asked anything.
+        match wire::read_answer(&mut self.decoder, &mut self.stream) {
+            Ok(Some(Response::Refused { code, text })) => Err(CallError::new(code, text)),
+            _ => Err(self.lost(&error)),
+        }
     }
 
     fn read(&mut self) -> Result<Response, CallError> {
-        match wire::read_answer(&mut self.decoder, &mut self.stream) {
+        let answer = wire::read_answer(&mut self.decoder, &mut self.stream);
+        self.judge(answer)
+    }
+
+    /// Reads an answer, if one comes within `time`.
+    fn read_within(&mut self, time: Duration) -> Result<Option<Response>, CallError> {
+        // A time-out of zero would be none.
+        let limited = self.stream.set_read_timeout(Some(time.max(Duration::from_millis(1))));
+        limited.map_err(|error| self.lost(&error))?;
+        let answer = wire::read_answer(&mut self.decoder, &mut self.stream);
+        let limited = self.stream.set_read_timeout(Some(PATIENCE));
+        limited.map_err(|error| self.lost(&error))?;
+        match answer {
+            Err(FrameError::Io(error))
+                if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) =>
+            {
+                Ok(None)
+            }
+            answer => self.judge(answer).map(Some),
+        }
+    }
+
+    fn judge(&self, answer: Result<Option<Response>, FrameError>) -> Result<Response, CallError> {
+        match answer {
             Ok(Some(Response::Refused { code, text })) => Err(CallError::new(code, text)),
             Ok(Some(response)) => Ok(response),
             Ok(None) => Err(self.lost(&io::Error::from(io::ErrorKind::UnexpectedEof))),

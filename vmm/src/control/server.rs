@@ -1,8 +1,9 @@
 //! The machine's side of its control socket.
 //!
-//! A thread named `control` takes connections; each one that is admitted gets a thread of its own,
-//! up to [`MAX_CLIENTS`]. A client that is slow, silent or gone holds up nobody but itself, and
-//! never cancels a task.
+//! A thread named `control` takes connections; each one that is admitted gets a seat and a thread of
+//! its own, up to [`MAX_CLIENTS`]. A client may be silent for as long as it likes, but when somebody
+//! else needs a seat, whoever has asked nothing for the longest time loses it. A client that is slow,
+//! silent or gone holds up nobody but itself, and never cancels a task.
 
 use crate::control::access::Access;
 use crate::control::wire::{self, Call, MachineInfo, Request, Response, TaskDocument, VERSION};
@@ -14,8 +15,9 @@ use crate::vm::Vm;
 use protocol::HResult;
 use protocol::frame::{Decoder, FrameError};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::{SendFlags, send};
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,8 +26,8 @@ use std::time::{Duration, Instant};
 
 /// Clients at once.
 pub const MAX_CLIENTS: usize = 64;
-/// How long a client may say nothing, or not read.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a client may not read what it asked for.
+const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 10_000 });
 /// How often a client that follows a task hears of it at least.
 const NEWS: Duration = Duration::from_secs(1);
 /// How long answers may take when the machine has ended.
@@ -43,13 +45,46 @@ struct Served {
     since: Instant,
 }
 
-/// The streams of the clients that are there, to end them.
+/// The clients that are there.
 #[derive(Default)]
 struct Clients {
     next: u64,
-    streams: HashMap<u64, UnixStream>,
-    /// Requests that have not been answered yet.
-    busy: usize,
+    seats: HashMap<u64, Seat>,
+}
+
+struct Seat {
+    /// The client's stream once more, to end it.
+    stream: UnixStream,
+    /// Since when it has asked nothing; none while it is being answered.
+    idle: Option<Instant>,
+}
+
+impl Clients {
+    /// Makes room for one more by sending away who has been idle the longest; false if all seats
+    /// are taken by clients that are being answered.
+    fn make_room(&mut self) -> bool {
+        if self.seats.len() < MAX_CLIENTS {
+            return true;
+        }
+        let idle = self.seats.iter().filter_map(|(number, seat)| Some((seat.idle?, *number)));
+        let Some(seat) = idle.min().and_then(|(_, number)| self.seats.remove(&number)) else {
+            return false;
+        };
+        turn_away(&seat.stream, &crowded());
+        // Its thread sees the end. Closed already is as good.
+        let _ = seat.stream.shutdown(Shutdown::Both);
+        true
+    }
+
+    fn set_idle(&mut self, number: u64, idle: Option<Instant>) {
+        if let Some(seat) = self.seats.get_mut(&number) {
+            seat.idle = idle;
+        }
+    }
+
+    fn are_answered(&self) -> bool {
+        self.seats.values().all(|seat| seat.idle.is_some())
+    }
 }
 
 type SharedClients = Arc<Mutex<Clients>>;
@@ -105,12 +140,12 @@ impl Drop for Server {
             let _ = thread.join();
         }
         let deadline = Instant::now() + FAREWELL;
-        while lock(&self.clients).busy > 0 && Instant::now() < deadline {
+        while !lock(&self.clients).are_answered() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(1));
         }
-        for stream in lock(&self.clients).streams.values() {
+        for seat in lock(&self.clients).seats.values() {
             // Closed already is as good.
-            let _ = stream.shutdown(Shutdown::Both);
+            let _ = seat.stream.shutdown(Shutdown::Both);
         }
     }
 }
@@ -123,6 +158,7 @@ fn accept(
     access: Access,
     clients: &SharedClients,
 ) {
+    let mut failing = false;
     loop {
         let mut fds = [PollFd::new(listener, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
         match poll(&mut fds, None) {
@@ -134,55 +170,87 @@ fn accept(
             }
         }
         match listener.accept() {
-            // Whoever may not control the machine learns nothing, not even that it is there.
-            Ok((stream, _)) if access.admits(&stream) => welcome(stream, served, clients),
-            Ok(_) => {}
+            Ok((stream, _)) => {
+                failing = false;
+                if access.admits(&stream) {
+                    welcome(stream, served, clients);
+                } else {
+                    // It learns nothing, not even that the machine is there.
+                    let text = format!("no machine named {:?} is running", served.name);
+                    turn_away(&stream, &CallError::new(HResult::VM_E_VM_UNKNOWN, text));
+                }
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => {
-                tracing::warn!(%error, "connection to the control socket not taken");
-                // Out of descriptors, as a rule: the connection is still there.
+                // Out of descriptors, as a rule: the connection is still there, so this comes again.
+                if !failing {
+                    tracing::warn!(%error, "connection to the control socket not taken");
+                }
+                failing = true;
                 thread::sleep(Duration::from_millis(50));
             }
         }
     }
 }
 
-/// Gives an admitted client a thread, if there is room for it.
+/// Gives an admitted client a seat and a thread, if there is room for it.
 fn welcome(mut stream: UnixStream, served: &Served, clients: &SharedClients) {
     let prepared = stream
         .set_nonblocking(false)
-        .and_then(|()| stream.set_read_timeout(Some(PATIENCE)))
         .and_then(|()| stream.set_write_timeout(Some(PATIENCE)))
         .and_then(|()| stream.try_clone());
     let Ok(clone) = prepared else { return };
     let number = {
         let mut clients = lock(clients);
-        if clients.streams.len() >= MAX_CLIENTS {
+        if !clients.make_room() {
             drop(clients);
-            let text = format!("{MAX_CLIENTS} clients are connected to the machine already");
-            let response = Response::Refused { code: HResult::VM_E_OUT_OF_RESOURCE, text };
-            // Short enough for an empty socket; whoever has gone does not need it.
-            let _ = wire::answer(&mut stream, &response);
+            turn_away(&stream, &crowded());
             return;
         }
         clients.next += 1;
         let number = clients.next;
-        clients.streams.insert(number, clone);
+        clients.seats.insert(number, Seat { stream: clone, idle: Some(Instant::now()) });
         number
     };
-    let (served, shared) = (served.clone(), clients.clone());
-    let spawned = thread::Builder::new().name("client".into()).spawn(move || {
-        converse(&mut stream, &served, &shared);
-        lock(&shared).streams.remove(&number);
-    });
+    let seated = Seated { clients: clients.clone(), number };
+    let served = served.clone();
+    let spawned = thread::Builder::new()
+        .name("client".into())
+        .spawn(move || converse(&mut stream, &served, &seated));
     if let Err(error) = spawned {
         tracing::warn!(%error, "client not served");
-        lock(clients).streams.remove(&number);
     }
 }
 
-/// Answers a client's requests, one after the other, until it ends, errs or is too slow.
-fn converse(stream: &mut UnixStream, served: &Served, clients: &SharedClients) {
+/// Why somebody got no seat, or lost it.
+fn crowded() -> CallError {
+    let text = format!("{MAX_CLIENTS} other clients are connected to the machine; try again");
+    CallError::new(HResult::VM_E_OUT_OF_RESOURCE, text)
+}
+
+/// Says why a client is not served, without waiting for it.
+fn turn_away(stream: &UnixStream, error: &CallError) {
+    let mut bytes = Vec::new();
+    // Whoever has gone or does not read need not know.
+    if refuse(&mut bytes, error).is_ok() {
+        let _ = send(stream, &bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+    }
+}
+
+/// A client's hold on its seat.
+struct Seated {
+    clients: SharedClients,
+    number: u64,
+}
+
+impl Drop for Seated {
+    fn drop(&mut self) {
+        lock(&self.clients).seats.remove(&self.number);
+    }
+}
+
+/// Answers a client's requests, one after the other, until it ends, errs or does not read.
+fn converse(stream: &mut UnixStream, served: &Served, seated: &Seated) {
     let mut decoder = Decoder::default();
     loop {
         let call = match decoder.read::<Call>(stream) {
@@ -190,7 +258,7 @@ fn converse(stream: &mut UnixStream, served: &Served, clients: &SharedClients) {
             Err(FrameError::Json(error)) => Err(error),
             Ok(None) | Err(_) => return,
         };
-        lock(clients).busy += 1;
+        lock(&seated.clients).set_idle(seated.number, None);
         let answered = match call {
             Ok(Call { version: VERSION, request }) => served.answer(stream, request),
             Ok(Call { version, .. }) => {
@@ -203,14 +271,14 @@ fn converse(stream: &mut UnixStream, served: &Served, clients: &SharedClients) {
                 refuse(stream, &CallError::new(HResult::E_INVALIDARG, text))
             }
         };
-        lock(clients).busy -= 1;
+        lock(&seated.clients).set_idle(seated.number, Some(Instant::now()));
         if answered.is_err() {
             return;
         }
     }
 }
 
-fn refuse(stream: &mut UnixStream, error: &CallError) -> Result<(), FrameError> {
+fn refuse(stream: &mut impl Write, error: &CallError) -> Result<(), FrameError> {
     let response = Response::Refused { code: error.code, text: error.text.clone() };
     wire::answer(stream, &response)
 }
@@ -225,9 +293,12 @@ impl Served {
                 Ok(Response::Tasks { tasks: self.tasks.list().iter().map(Task::info).collect() })
             }
             Request::Task { id } => self.task(id).map(|task| document(&task)),
-            Request::Cancel { id } => {
-                self.task(id).and_then(|task| task.cancel().map(|()| document(&task)))
-            }
+            Request::Cancel { id } => self.task(id).and_then(|task| {
+                task.cancel()?;
+                // The caller is to see it complete, whichever of the two it hears of first.
+                task.wait(Some(NEWS));
+                Ok(document(&task))
+            }),
             Request::Wait { id } => match self.task(id) {
                 Ok(task) => return follow(stream, &task),
                 Err(error) => Err(error),

@@ -15,8 +15,9 @@ use std::io::{Read, Write};
 pub const VERSION: u32 = 1;
 /// Bytes of JSON text in a piece: as a string in a frame it may double.
 const PIECE: usize = 24 * 1024;
-/// The longest answer, in bytes.
-const ANSWER_MAX: usize = 8 << 20;
+/// The longest answer, in bytes: the report of as many sessions, with as many survivors and as long
+/// names as a hostile guest can make the host keep, is half of it.
+const ANSWER_MAX: usize = 32 << 20;
 
 /// A request and its version.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,15 +169,28 @@ pub fn read_answer(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use protocol::task::{SessionReport, SessionSummary};
+    use protocol::message::MAX_TEXT;
+    use protocol::task::{MAX_SURVIVORS, Process, SessionReport, SessionSummary};
 
     #[test]
-    fn an_answer_longer_than_a_frame_arrives_whole() {
+    fn the_longest_report_that_a_guest_can_cause_arrives_whole() {
+        let text = || "\"é\\".repeat(MAX_TEXT / 4);
         let session = SessionReport {
-            session: SessionSummary { user: "\"é\\".repeat(60), ..SessionSummary::default() },
+            session: SessionSummary {
+                id: text(),
+                uid: u32::MAX,
+                user: text(),
+                class: text(),
+                kind: text(),
+                tty: text(),
+                remote_host: text(),
+                state: text(),
+                leader: u32::MAX,
+                leader_start: u64::MAX,
+            },
             outcome: None,
-            milliseconds: None,
-            survivors: Vec::new(),
+            milliseconds: Some(u64::MAX),
+            survivors: vec![Process { pid: u32::MAX, comm: text() }; MAX_SURVIVORS],
         };
         let report = LogoffReport { sessions: vec![session; 1024], ..LogoffReport::default() };
         let (task, work) =
@@ -185,7 +199,7 @@ mod tests {
         let response = Response::Task(Box::new(document));
         let mut bytes = Vec::new();
         answer(&mut bytes, &response).unwrap();
-        assert!(bytes.len() > 4 * frame::MAX_FRAME);
+        assert!((4 * frame::MAX_FRAME..ANSWER_MAX).contains(&bytes.len()), "{}", bytes.len());
         let mut decoder = Decoder::default();
         let mut stream = bytes.as_slice();
         assert_eq!(read_answer(&mut decoder, &mut stream).unwrap(), Some(response));
