@@ -29,31 +29,31 @@ use vmm_sys_util::eventfd::EventFd;
 /// Offset of the register to which the driver writes the number of a queue with new buffers.
 pub const QUEUE_NOTIFY: u64 = 0x50;
 
-mod register {
-    pub(super) const MAGIC: u64 = 0x00;
-    pub(super) const VERSION: u64 = 0x04;
-    pub(super) const DEVICE_ID: u64 = 0x08;
-    pub(super) const VENDOR_ID: u64 = 0x0c;
-    pub(super) const DEVICE_FEATURES: u64 = 0x10;
-    pub(super) const DEVICE_FEATURES_SELECT: u64 = 0x14;
-    pub(super) const DRIVER_FEATURES: u64 = 0x20;
-    pub(super) const DRIVER_FEATURES_SELECT: u64 = 0x24;
-    pub(super) const QUEUE_SELECT: u64 = 0x30;
-    pub(super) const QUEUE_SIZE_MAX: u64 = 0x34;
-    pub(super) const QUEUE_SIZE: u64 = 0x38;
-    pub(super) const QUEUE_READY: u64 = 0x44;
-    pub(super) const INTERRUPT_STATUS: u64 = 0x60;
-    pub(super) const INTERRUPT_ACK: u64 = 0x64;
-    pub(super) const STATUS: u64 = 0x70;
-    pub(super) const DESCRIPTORS_LOW: u64 = 0x80;
-    pub(super) const DESCRIPTORS_HIGH: u64 = 0x84;
-    pub(super) const DRIVER_RING_LOW: u64 = 0x90;
-    pub(super) const DRIVER_RING_HIGH: u64 = 0x94;
-    pub(super) const DEVICE_RING_LOW: u64 = 0xa0;
-    pub(super) const DEVICE_RING_HIGH: u64 = 0xa4;
+pub(crate) mod register {
+    pub(crate) const MAGIC: u64 = 0x00;
+    pub(crate) const VERSION: u64 = 0x04;
+    pub(crate) const DEVICE_ID: u64 = 0x08;
+    pub(crate) const VENDOR_ID: u64 = 0x0c;
+    pub(crate) const DEVICE_FEATURES: u64 = 0x10;
+    pub(crate) const DEVICE_FEATURES_SELECT: u64 = 0x14;
+    pub(crate) const DRIVER_FEATURES: u64 = 0x20;
+    pub(crate) const DRIVER_FEATURES_SELECT: u64 = 0x24;
+    pub(crate) const QUEUE_SELECT: u64 = 0x30;
+    pub(crate) const QUEUE_SIZE_MAX: u64 = 0x34;
+    pub(crate) const QUEUE_SIZE: u64 = 0x38;
+    pub(crate) const QUEUE_READY: u64 = 0x44;
+    pub(crate) const INTERRUPT_STATUS: u64 = 0x60;
+    pub(crate) const INTERRUPT_ACK: u64 = 0x64;
+    pub(crate) const STATUS: u64 = 0x70;
+    pub(crate) const DESCRIPTORS_LOW: u64 = 0x80;
+    pub(crate) const DESCRIPTORS_HIGH: u64 = 0x84;
+    pub(crate) const DRIVER_RING_LOW: u64 = 0x90;
+    pub(crate) const DRIVER_RING_HIGH: u64 = 0x94;
+    pub(crate) const DEVICE_RING_LOW: u64 = 0xa0;
+    pub(crate) const DEVICE_RING_HIGH: u64 = 0xa4;
     /// Length and base of the shared memory region selected: all ones, there is none.
-    pub(super) const SHARED_MEMORY: std::ops::RangeInclusive<u64> = 0xb0..=0xbc;
-    pub(super) const CONFIG: u64 = 0x100;
+    pub(crate) const SHARED_MEMORY: std::ops::RangeInclusive<u64> = 0xb0..=0xbc;
+    pub(crate) const CONFIG: u64 = 0x100;
 }
 
 /// "virt".

@@ -4,6 +4,8 @@
 pub mod mmio;
 pub mod queue;
 pub mod rng;
+#[cfg(test)]
+pub(crate) mod test_driver;
 
 use crate::irq::IrqLine;
 use crate::memory::GuestRam;

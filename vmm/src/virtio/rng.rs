@@ -106,3 +106,82 @@ impl Source for Requests {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::IoThread;
+    use crate::virtio::test_driver::{Descriptor, Driver, WRITE};
+    use std::collections::HashSet;
+
+    fn start() -> (Driver, IoThread) {
+        let io = IoThread::spawn().unwrap();
+        (Driver::start(Box::new(Rng::new(io.handle()))), io)
+    }
+
+    #[test]
+    fn a_buffer_is_filled_with_other_bytes_each_time_whatever_its_shape() {
+        let (mut driver, _io) = start();
+        let mut seen = HashSet::new();
+        for shape in [&[32][..], &[1, 30, 1], &[16, 16], &[0, 32]] {
+            driver.add(0, &[], shape);
+            driver.kick(0);
+            let (_, bytes) = driver.wait(0);
+            assert_eq!(bytes.len(), 32);
+            assert!(seen.insert(bytes));
+        }
+    }
+
+    #[test]
+    fn a_large_buffer_is_filled_in_part() {
+        let (mut driver, _io) = start();
+        driver.add(0, &[], &[100_000]);
+        driver.kick(0);
+        assert_eq!(driver.wait(0).1.len(), MAX_REQUEST);
+    }
+
+    #[test]
+    fn more_buffers_than_one_turn_takes_are_all_filled() {
+        let (mut driver, _io) = start();
+        for _ in 0..10 {
+            while driver.room(0) > 0 {
+                driver.add(0, &[], &[8]);
+            }
+            driver.kick(0);
+            for _ in 0..QUEUE_SIZES[0] {
+                assert_eq!(driver.wait(0).1.len(), 8);
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_written_goes_back_empty_and_is_not_touched() {
+        let (mut driver, _io) = start();
+        driver.add(0, &[b"secret"], &[]);
+        driver.kick(0);
+        assert_eq!(driver.wait(0).1, b"");
+        for (address, length) in [(128 << 20, 8), (u64::MAX, 8), ((128 << 20) - 4, 8), (0, 0)] {
+            let index = driver.reserve(0);
+            driver.set_descriptor(0, index, Descriptor { address, length, flags: WRITE, next: 0 });
+            driver.make_available(0, index);
+            driver.kick(0);
+            assert_eq!(driver.wait(0).0, index, "{address:#x}");
+        }
+        assert_eq!(driver.status() & 64, 0);
+    }
+
+    #[test]
+    fn after_a_reset_in_flight_the_device_starts_again() {
+        let (mut driver, _io) = start();
+        for _ in 0..50 {
+            while driver.room(0) > 0 {
+                driver.add(0, &[], &[256]);
+            }
+            driver.kick(0);
+            driver.restart();
+        }
+        driver.add(0, &[], &[8]);
+        driver.kick(0);
+        assert_eq!(driver.wait(0).1.len(), 8);
+    }
+}

@@ -13,28 +13,22 @@
 //! RST, or nonsense         the connection is over
 //! ```
 //!
-//! # Credit
-//!
-//! Each side tells in every packet how much its receive buffer holds (`buf_alloc`) and how much it
-//! has taken out of it since the beginning (`fwd_cnt`, modulo 2^32). A sender may have
-//! `buf_alloc` bytes on the way at most: what it has sent minus the other's `fwd_cnt`. The guest's
-//! numbers are its own affair: whatever they are, nothing is sent that it has no buffers for. Our
-//! buffer is [`BUF_ALLOC`] bytes; a guest that sends more loses the connection.
+//! Either side may be slow: what the stream does not take waits in a buffer as large as the
+//! [credit](crate::vsock::credit) that the guest is given, and a guest that sends more loses the
+//! connection; what the guest does not take is left in the stream.
 
+use crate::vsock::credit::{BUF_ALLOC, Credit};
 use crate::vsock::packet::{
     Header, MAX_PAYLOAD, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, op,
 };
 use bitflags::bitflags;
+use rustix::io::Errno;
+use rustix::net::{SendFlags, send};
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
-use std::num::Wrapping;
+use std::io::{self, Read};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use vmm_sys_util::epoll::EventSet;
-
-/// Bytes that wait for a host program that does not read.
-pub const BUF_ALLOC: u32 = 64 * 1024;
-/// The guest is told unasked when it can know of less than this many free bytes.
-const CREDIT_LOW: u32 = BUF_ALLOC / 2;
 
 bitflags! {
     /// Packets that are due to the guest.
@@ -75,16 +69,11 @@ pub struct Connection {
     due: Due,
     /// From the guest, on the way to the stream.
     buffer: VecDeque<u8>,
-    /// Bytes that left the buffer.
-    forwarded: Wrapping<u32>,
-    /// The same, as the guest was told last.
-    forwarded_told: Wrapping<u32>,
-    /// Bytes sent to the guest.
-    sent: Wrapping<u32>,
-    peer_alloc: u32,
-    peer_forwarded: Wrapping<u32>,
+    credit: Credit,
     /// The stream may have something to read.
     readable: bool,
+    /// It became readable again before it was read: the guest takes nothing now.
+    stalled: bool,
     /// The stream has been read to its end.
     ended: bool,
     /// The other end of the stream is gone: nobody reads what is written, either.
@@ -100,7 +89,7 @@ impl Connection {
     #[must_use]
     pub fn accepted(ports: Ports, stream: UnixStream, request: &Header) -> Self {
         let mut connection = Self::new(ports, stream, State::Established, Due::RESPONSE);
-        connection.take_credit(request);
+        connection.credit.hear(request);
         connection
     }
 
@@ -117,12 +106,9 @@ impl Connection {
             state,
             due,
             buffer: VecDeque::new(),
-            forwarded: Wrapping(0),
-            forwarded_told: Wrapping(0),
-            sent: Wrapping(0),
-            peer_alloc: 0,
-            peer_forwarded: Wrapping(0),
+            credit: Credit::default(),
             readable: false,
+            stalled: false,
             ended: false,
             gone: false,
             guest_shutdown: 0,
@@ -150,7 +136,7 @@ impl Connection {
             return None;
         }
         let mut interest = EventSet::empty();
-        if self.reads() && !self.readable {
+        if self.reads() && !self.stalled {
             interest |= EventSet::IN;
         }
         if !self.buffer.is_empty() {
@@ -166,19 +152,9 @@ impl Connection {
             && self.guest_shutdown & SHUTDOWN_RECEIVE == 0
     }
 
-    /// Bytes that may be sent to the guest now.
-    fn credit(&self) -> u32 {
-        self.peer_alloc.saturating_sub((self.sent - self.peer_forwarded).0)
-    }
-
-    fn take_credit(&mut self, header: &Header) {
-        self.peer_alloc = header.buf_alloc.get();
-        self.peer_forwarded = Wrapping(header.fwd_cnt.get());
-    }
-
     /// Takes a packet of the guest.
     pub fn receive(&mut self, header: &Header, payload: &[u8]) {
-        self.take_credit(header);
+        self.credit.hear(header);
         match (self.state, header.op.get()) {
             (State::Over, _) => {}
             (_, op::RST) => {
@@ -190,13 +166,18 @@ impl Connection {
             (State::Requested, op::RESPONSE) => {
                 self.state = State::Established;
                 let line = format!("OK {}\n", self.ports.host);
-                // The first bytes of a stream fit its buffer; if nobody is there, the next read
-                // or write says so.
-                let _ = self.stream.write(line.as_bytes());
+                // The first bytes of a stream fit its buffer.
+                if write(&self.stream, line.as_bytes()).is_err() {
+                    self.break_off();
+                }
             }
             (State::Established, op::RW) => self.take_payload(payload),
             (State::Established, op::SHUTDOWN) => {
                 self.guest_shutdown |= header.flags.get() & SHUTDOWN_BOTH;
+                if self.guest_shutdown & SHUTDOWN_RECEIVE != 0 {
+                    // The host program's next write fails; this one only if it is gone already.
+                    let _ = self.stream.shutdown(Shutdown::Read);
+                }
                 self.flush();
             }
             (State::Established, op::CREDIT_UPDATE) => {}
@@ -213,47 +194,45 @@ impl Connection {
             self.break_off();
             return;
         }
-        let written = if self.buffer.is_empty() { self.write(payload) } else { Some(0) };
-        if let Some(written) = written {
-            self.buffer.extend(&payload[written..]);
-        }
-        self.consider_credit_update();
-    }
-
-    /// Writes `bytes` to the stream as far as it takes them; none if it takes no more ever.
-    fn write(&mut self, bytes: &[u8]) -> Option<usize> {
-        let written = match self.stream.write(bytes) {
+        // The way past the buffer is the usual one.
+        let straight = if self.buffer.is_empty() { payload } else { &[] };
+        let written = match write(&self.stream, straight) {
             Ok(written) => written,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(_) => {
                 self.break_off();
-                return None;
+                return;
             }
         };
-        // At most the length of a packet or of the buffer.
-        self.forwarded += Wrapping(written as u32);
-        Some(written)
+        self.credit.forwarded(written);
+        self.buffer.extend(payload.iter().skip(written));
+        self.consider_credit_update();
     }
 
-    /// Writes what is buffered, and does what waited for that.
+    /// Writes what is buffered, as far as the stream takes it, and does what waited for that.
     fn flush(&mut self) {
         while !self.buffer.is_empty() {
-            let (first, _) = self.buffer.as_slices();
-            let first = first.to_vec();
-            match self.write(&first) {
-                Some(0) => break,
-                Some(written) => drop(self.buffer.drain(..written)),
-                None => return,
+            match write(&self.stream, self.buffer.as_slices().0) {
+                Ok(0) => break,
+                Ok(written) => {
+                    self.buffer.drain(..written);
+                    self.credit.forwarded(written);
+                }
+                Err(_) => {
+                    self.break_off();
+                    return;
+                }
             }
         }
         self.consider_credit_update();
-        if !self.buffer.is_empty() || self.state != State::Established {
+        if !self.buffer.is_empty() {
             return;
         }
+        // Only a connection that is behind keeps the room.
+        self.buffer = VecDeque::new();
         if self.guest_shutdown & SHUTDOWN_SEND != 0 && !self.write_closed {
             self.write_closed = true;
             // It fails only where the other end is gone already.
-            let _ = self.stream.shutdown(std::net::Shutdown::Write);
+            let _ = self.stream.shutdown(Shutdown::Write);
         }
         if self.guest_shutdown == SHUTDOWN_BOTH {
             self.break_off();
@@ -262,28 +241,28 @@ impl Connection {
 
     /// Tells the guest of free room before it runs out of what it knows of.
     fn consider_credit_update(&mut self) {
-        let untold = (self.forwarded - self.forwarded_told).0;
-        if self.state == State::Established && untold > BUF_ALLOC - CREDIT_LOW {
+        if self.credit.must_tell() {
             self.due |= Due::CREDIT_UPDATE;
         }
     }
 
-    /// Ends the connection, and tells the guest.
-    fn break_off(&mut self) {
+    /// Ends the connection: the host program sees the end at once, and the guest is told unless it
+    /// never heard of the connection.
+    pub fn break_off(&mut self) {
+        let unheard = self.due.contains(Due::REQUEST);
+        self.due = if unheard { Due::empty() } else { Due::RST };
         self.state = State::Over;
-        self.due = Due::RST;
-    }
-
-    /// Ends the connection because the monitor cannot serve it.
-    pub fn reset(&mut self) {
-        self.break_off();
+        self.buffer = VecDeque::new();
+        // It fails only where the other end is gone already.
+        let _ = self.stream.shutdown(Shutdown::Both);
     }
 
     /// The stream has become ready.
     pub fn stream_ready(&mut self, events: EventSet) {
         if events.intersects(EventSet::HANG_UP | EventSet::ERROR) {
             self.gone = true;
-            if self.state == State::Requested {
+            // Nothing goes either way any more, or never did.
+            if self.state == State::Requested || self.guest_shutdown & SHUTDOWN_RECEIVE != 0 {
                 self.break_off();
                 return;
             }
@@ -293,6 +272,7 @@ impl Connection {
             }
         }
         if events.intersects(EventSet::IN | EventSet::HANG_UP | EventSet::ERROR) {
+            self.stalled = self.readable;
             self.readable = true;
         }
         if events.contains(EventSet::OUT) {
@@ -303,7 +283,7 @@ impl Connection {
     /// Whether there may be something for the guest.
     #[must_use]
     pub fn has_packet(&self) -> bool {
-        !self.due.is_empty() || (self.readable && self.reads() && self.credit() > 0)
+        !self.due.is_empty() || (self.readable && self.reads() && self.credit.available() > 0)
     }
 
     /// The next packet for the guest; its payload, of at most `room` bytes, is put into `payload`.
@@ -319,11 +299,15 @@ impl Connection {
             }
         }
         if self.readable && self.reads() {
-            let count = room.min(MAX_PAYLOAD).min(self.credit() as usize);
-            if count > 0
-                && let Some(header) = self.read(count, payload)
-            {
-                return Some(header);
+            let count = room.min(MAX_PAYLOAD).min(self.credit.available() as usize);
+            if count > 0 {
+                payload.resize(count, 0);
+                let length = self.read(payload);
+                payload.truncate(length);
+                if length > 0 {
+                    // At most a payload's length.
+                    return Some(self.header(op::RW, 0, length as u32));
+                }
             }
         }
         if self.take_due(Due::SHUTDOWN) {
@@ -339,39 +323,42 @@ impl Connection {
         None
     }
 
-    /// Reads up to `count` bytes of the stream for the guest.
-    fn read(&mut self, count: usize, payload: &mut Vec<u8>) -> Option<Header> {
-        payload.resize(count, 0);
+    /// Reads from the stream for the guest; how many bytes there were.
+    fn read(&mut self, payload: &mut [u8]) -> usize {
         match self.stream.read(payload) {
             Ok(0) => {
                 self.ended = true;
                 self.due |= Due::SHUTDOWN;
-                None
+                0
             }
             Ok(length) => {
-                payload.truncate(length);
-                // At most a payload's length.
-                self.sent += Wrapping(length as u32);
-                if self.credit() == 0 {
+                self.credit.sent(length);
+                if self.credit.available() == 0 {
                     self.due |= Due::CREDIT_REQUEST;
                 }
-                if length < count && !self.gone {
+                if length < payload.len() && !self.gone {
                     // The stream is empty; if not, it becomes ready at once.
-                    self.readable = false;
+                    self.drained();
                 }
-                Some(self.header(op::RW, 0, length as u32))
+                length
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.readable = false;
-                None
+                self.drained();
+                0
             }
             Err(_) => {
                 self.ended = true;
                 self.gone = true;
                 self.due |= Due::SHUTDOWN;
-                None
+                0
             }
         }
+    }
+
+    /// The stream has nothing more for now.
+    fn drained(&mut self) {
+        self.readable = false;
+        self.stalled = false;
     }
 
     fn take_due(&mut self, due: Due) -> bool {
@@ -382,7 +369,6 @@ impl Connection {
 
     /// A header from the host; with it the guest knows our credit.
     fn header(&mut self, op: u16, flags: u32, length: u32) -> Header {
-        self.forwarded_told = self.forwarded;
         self.due -= Due::CREDIT_UPDATE;
         Header {
             src_port: self.ports.host.into(),
@@ -391,8 +377,23 @@ impl Connection {
             op: op.into(),
             flags: flags.into(),
             buf_alloc: BUF_ALLOC.into(),
-            fwd_cnt: self.forwarded.0.into(),
+            fwd_cnt: self.credit.tell().into(),
             ..Header::default()
         }
+    }
+}
+
+/// Writes to `stream` as far as it takes something now.
+///
+/// Without the signal that a stream raises whose reader is gone: the monitor may live in a program
+/// that does not ignore it.
+fn write(stream: &UnixStream, bytes: &[u8]) -> io::Result<usize> {
+    if bytes.is_empty() {
+        return Ok(0);
+    }
+    match send(stream, bytes, SendFlags::NOSIGNAL) {
+        Ok(written) => Ok(written),
+        Err(Errno::AGAIN | Errno::INTR) => Ok(0),
+        Err(error) => Err(error.into()),
     }
 }

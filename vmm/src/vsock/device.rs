@@ -2,11 +2,12 @@
 //!
 //! The guest's packets come through the transmit queue, ours go through the receive queue, the
 //! event queue tells of migrations and is never used. The transmit queue is not looked at while
-//! too many resets wait for the receive queue: a guest that takes no packets sends none.
+//! too many resets wait for the receive queue: a guest that takes no packets sends none. When a
+//! queue is nonsense, all connections end, and nothing is served until the guest resets the device.
 
 use crate::io::{IoHandle, Registry, Source, SourceId};
 use crate::memory::GuestRam;
-use crate::virtio::queue::{Broken, DeviceQueue};
+use crate::virtio::queue::{Broken, DeviceQueue, TURN};
 use crate::virtio::{Activation, VirtioDevice};
 use crate::vsock::mux::{Mux, TOKENS};
 use crate::vsock::packet::{self, HEADER, MAX_PAYLOAD, op};
@@ -14,6 +15,8 @@ use crossbeam_channel::Sender;
 use std::io::{self, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 use vmm_sys_util::epoll::EventSet;
 use zerocopy::IntoBytes;
@@ -68,13 +71,15 @@ pub struct Vsock {
     config: VsockConfig,
     io: IoHandle,
     active: Option<SourceId>,
+    /// See [`Mux::new`].
+    logged: Arc<AtomicBool>,
 }
 
 impl Vsock {
     /// A device that is served on `io`.
     #[must_use]
     pub fn new(config: VsockConfig, io: IoHandle) -> Self {
-        Self { config, io, active: None }
+        Self { config, io, active: None, logged: Arc::default() }
     }
 }
 
@@ -96,7 +101,7 @@ impl VirtioDevice for Vsock {
     }
 
     fn activate(&mut self, activation: Activation) -> io::Result<()> {
-        let mux = Mux::new(self.config.try_clone()?);
+        let mux = Mux::new(self.config.try_clone()?, self.logged.clone());
         let mut queues = activation.queues.into_iter();
         let (Some(receive), Some(transmit)) = (queues.next(), queues.next()) else {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -131,66 +136,68 @@ struct Queues {
 }
 
 impl Queues {
-    /// Moves packets both ways until nothing moves.
+    /// Moves packets both ways, for one turn.
     fn serve(&mut self, registry: &mut Registry<'_>) {
-        let outcome = loop {
-            match self
-                .take_packets(registry)
-                .and_then(|more| Ok((more, self.give_packets(registry)?)))
-            {
-                // The guest has more, and taking it no longer waits for the receive queue.
-                Ok((true, _)) if self.mux.accepts_packets() => {}
-                Ok(_) => break Ok(()),
-                Err(Broken) => break Err(Broken),
-            }
-        };
+        let outcome = self.take_packets(registry).and_then(|()| self.give_packets(registry));
         self.transmit.notify();
         self.receive.notify();
         if outcome.is_err() {
-            registry.forget(self.receive.doorbell().as_ref());
-            registry.forget(self.transmit.doorbell().as_ref());
+            registry.forget_all();
+            self.mux.close();
         }
     }
 
-    /// Takes the guest's packets, and says whether some are left because resets wait.
-    fn take_packets(&mut self, registry: &mut Registry<'_>) -> Result<bool, Broken> {
+    /// Takes the guest's packets.
+    fn take_packets(&mut self, registry: &mut Registry<'_>) -> Result<(), Broken> {
         let ram = self.ram.clone();
-        loop {
-            while self.mux.accepts_packets() {
-                let Some(chain) = self.transmit.pop(&ram)? else { break };
-                let head = chain.head_index();
-                // A packet that cannot be read has no sender to tell.
-                if let Ok(mut reader) = chain.reader(&ram)
-                    && let Ok(header) = packet::read_header(&mut reader)
-                {
-                    self.payload.clear();
-                    // Only data has a payload, whatever the length says.
-                    let complete = header.op.get() != op::RW
-                        || packet::read_payload(&header, &mut reader, &mut self.payload).is_ok();
-                    if complete {
-                        self.mux.receive(&header, &self.payload, registry);
-                    }
-                }
-                self.transmit.add_used(head, 0)?;
-            }
+        for _ in 0..TURN {
             if !self.mux.accepts_packets() {
-                return Ok(true);
+                // `give_packets` comes back to the rest when the guest has taken a reset.
+                return Ok(());
             }
-            if !self.transmit.await_buffers()? {
-                return Ok(false);
+            let Some(chain) = self.transmit.pop(&ram)? else {
+                if self.transmit.await_buffers()? {
+                    continue;
+                }
+                return Ok(());
+            };
+            let head = chain.head_index();
+            // A packet that has no header has no sender to tell.
+            if let Ok(mut reader) = chain.reader(&ram)
+                && let Ok(mut header) = packet::read_header(&mut reader)
+            {
+                self.payload.clear();
+                // Only data has a payload, whatever the length says.
+                if header.op.get() == op::RW
+                    && packet::read_payload(&header, &mut reader, &mut self.payload).is_err()
+                {
+                    // A stream with a hole is no stream any more.
+                    header.op = op::INVALID.into();
+                }
+                self.mux.receive(&header, &self.payload, registry);
             }
+            self.transmit.add_used(head, 0)?;
         }
+        self.transmit.ring();
+        Ok(())
     }
 
     /// Gives the guest its packets, as far as it has buffers.
     fn give_packets(&mut self, registry: &mut Registry<'_>) -> Result<(), Broken> {
         let ram = self.ram.clone();
+        let held_up = !self.mux.accepts_packets();
+        let mut turn = TURN;
         while self.mux.has_packets() {
+            if turn == 0 {
+                self.receive.ring();
+                break;
+            }
+            turn -= 1;
             let Some(chain) = self.receive.pop(&ram)? else {
                 if self.receive.await_buffers()? {
                     continue;
                 }
-                return Ok(());
+                break;
             };
             let head = chain.head_index();
             let writer = chain.writer(&ram).ok();
@@ -202,7 +209,7 @@ impl Queues {
             let room = writer.available_bytes() - HEADER;
             let Some(header) = self.mux.next_packet(room, &mut self.payload, registry) else {
                 self.receive.unpop();
-                return Ok(());
+                break;
             };
             // The room was counted before, and the chain does not change.
             let written = writer
@@ -210,6 +217,9 @@ impl Queues {
                 .and_then(|()| writer.write_all(&self.payload))
                 .map_or(0, |()| HEADER + self.payload.len());
             self.receive.add_used(head, written as u32)?;
+        }
+        if held_up && self.mux.accepts_packets() {
+            self.transmit.ring();
         }
         Ok(())
     }
@@ -243,3 +253,7 @@ impl Source for Queues {
 #[cfg(test)]
 #[path = "device_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "hostile_tests.rs"]
+mod hostile_tests;

@@ -7,11 +7,14 @@
 //! - host programs connect to the Unix socket `<path>` and say `CONNECT <port>\n`, which is answered
 //!   with `OK <host port>\n` once the guest has accepted.
 //!
-//! [`packet`] is the wire format, [`connection`] one connection's state and credit, [`mux`] all of
+//! [`packet`] is the wire format, [`connection`] one connection's state, [`credit`] its accounts, [`mux`] all of
 //! them with their sockets, [`handshake`] the `CONNECT` line, [`device`] the queues.
 
 pub mod connection;
+pub mod credit;
 pub mod device;
 pub mod handshake;
 pub mod mux;
 pub mod packet;
+#[cfg(test)]
+mod test_guest;

@@ -6,7 +6,8 @@
 //! the others.
 
 use crate::io::Registry;
-use crate::vsock::connection::{BUF_ALLOC, Connection, Ports};
+use crate::vsock::connection::{Connection, Ports};
+use crate::vsock::credit::BUF_ALLOC;
 use crate::vsock::device::{Service, VsockConfig};
 use crate::vsock::handshake::{Handshake, Progress};
 use crate::vsock::packet::{HOST_CID, Header, TYPE_STREAM, op};
@@ -14,9 +15,11 @@ use protocol::PRIVILEGED_PORTS;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 use vmm_sys_util::epoll::EventSet;
 
 /// Connections at once.
@@ -26,6 +29,10 @@ pub const MAX_HANDSHAKES: usize = 64;
 /// Resets for unknown connections that wait for the guest's buffers. When there are so many, the
 /// guest's own packets wait.
 pub const MAX_RESETS: usize = 256;
+
+/// How long no host programs are taken after one could not be, for want of descriptors say. The
+/// listener stays ready meanwhile, and must not be asked again and again.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Host ports of connections that host programs dial begin here, above those that users choose.
 const FIRST_HOST_PORT: u32 = 1 << 30;
@@ -51,27 +58,34 @@ struct Slot {
 pub struct Mux {
     config: VsockConfig,
     listening: bool,
+    /// Host programs are taken again from here on.
+    paused: Option<Instant>,
     handshakes: Vec<Option<Handshake>>,
     slots: Vec<Option<Slot>>,
     by_ports: HashMap<Ports, usize>,
     line: VecDeque<usize>,
     resets: VecDeque<Header>,
     next_host_port: u32,
+    /// The log has heard of an unprivileged process that dialled a privileged service.
+    logged: Arc<AtomicBool>,
 }
 
 impl Mux {
-    /// No connections yet.
+    /// No connections yet. `logged` is set with the first refusal of an unprivileged process, and
+    /// no other is logged: the guest could cause them for ever.
     #[must_use]
-    pub fn new(config: VsockConfig) -> Self {
+    pub fn new(config: VsockConfig, logged: Arc<AtomicBool>) -> Self {
         Self {
             config,
             listening: false,
+            paused: None,
             handshakes: Vec::new(),
             slots: Vec::new(),
             by_ports: HashMap::new(),
             line: VecDeque::new(),
             resets: VecDeque::new(),
             next_host_port: FIRST_HOST_PORT,
+            logged,
         }
     }
 
@@ -80,7 +94,8 @@ impl Mux {
     /// # Errors
     /// It cannot be watched.
     pub fn start(&mut self, registry: &mut Registry<'_>) -> io::Result<()> {
-        let room = self.handshakes.iter().flatten().count() < MAX_HANDSHAKES;
+        let room =
+            self.paused.is_none() && self.handshakes.iter().flatten().count() < MAX_HANDSHAKES;
         if let Some(listener) = &self.config.listener
             && self.listening != room
         {
@@ -100,13 +115,14 @@ impl Mux {
         self.resets.len() < MAX_RESETS
     }
 
-    /// When a host program's time for its handshake is over.
+    /// When a host program's time for its handshake is over, or others are taken again.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.handshakes.iter().flatten().map(Handshake::deadline).min()
+        let handshakes = self.handshakes.iter().flatten().map(Handshake::deadline);
+        handshakes.chain(self.paused).min()
     }
 
-    /// Ends the handshakes whose time is over.
+    /// Ends the handshakes whose time is over, and takes host programs again.
     pub fn expired(&mut self, registry: &mut Registry<'_>) {
         let now = Instant::now();
         for place in &mut self.handshakes {
@@ -114,7 +130,20 @@ impl Mux {
                 registry.forget(late.stream());
             }
         }
+        self.paused = self.paused.filter(|until| *until > now);
         self.listen(registry);
+    }
+
+    /// Ends everything, without a word to the guest: its queues cannot be used any more. Nothing
+    /// may be watched.
+    pub fn close(&mut self) {
+        self.config.listener = None;
+        self.handshakes.clear();
+        self.slots.clear();
+        self.by_ports.clear();
+        self.line.clear();
+        self.resets.clear();
+        self.paused = None;
     }
 
     /// A descriptor is ready.
@@ -141,9 +170,15 @@ impl Mux {
     /// Takes host programs that have connected, as many as there is room for.
     fn accept(&mut self, registry: &mut Registry<'_>) {
         while let Some(place) = free_place(&mut self.handshakes, MAX_HANDSHAKES) {
-            let Some(Ok((stream, _))) = self.config.listener.as_ref().map(UnixListener::accept)
-            else {
-                break;
+            let Some(listener) = &self.config.listener else { return };
+            let stream = match listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    tracing::warn!(%error, "a host program could not be connected to the guest");
+                    self.paused = Some(Instant::now() + PAUSE);
+                    break;
+                }
             };
             let token = HANDSHAKES + place as u32;
             let watched = stream
@@ -205,7 +240,7 @@ impl Mux {
             match interest {
                 Some(events) => {
                     if registry.watch(slot.connection.stream(), token, events).is_err() {
-                        slot.connection.reset();
+                        slot.connection.break_off();
                     }
                 }
                 None => registry.forget(slot.connection.stream()),
@@ -219,7 +254,10 @@ impl Mux {
         if slot.connection.is_over() {
             registry.forget(slot.connection.stream());
             self.by_ports.remove(&slot.ports);
-            // A place in line that is left finds nobody.
+            if slot.queued {
+                // Else the line would grow with every connection that ends while it stands there.
+                self.line.retain(|place| *place != index);
+            }
             self.slots[index] = None;
         }
     }
@@ -270,17 +308,34 @@ impl Mux {
 
     /// The host's end of a connection that the guest dials, if anybody there wants it.
     fn dial(&self, ports: Ports) -> Option<UnixStream> {
-        if self.slots.iter().flatten().count() >= MAX_CONNECTIONS {
+        if self.by_ports.len() >= MAX_CONNECTIONS {
             return None;
         }
         let service = self.config.services.iter().find(|service| service.port == ports.host);
         let stream = match (service, &self.config.guest_sockets) {
-            (Some(service), _) => offer(service, ports)?,
+            (Some(service), _) => self.offer(service, ports)?,
             (None, Some(path)) => dial_socket(path, ports.host).ok()?,
             (None, None) => return None,
         };
         stream.set_nonblocking(true).ok()?;
         Some(stream)
+    }
+
+    /// Gives one end of a new pair to `service`, if it has room and the guest's port is good enough.
+    fn offer(&self, service: &Service, ports: Ports) -> Option<UnixStream> {
+        if service.privileged && ports.guest >= PRIVILEGED_PORTS {
+            if !self.logged.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    port = ports.guest,
+                    "an unprivileged process of the guest dialled a privileged service; refused, \
+                     as others will be without a word"
+                );
+            }
+            return None;
+        }
+        let (theirs, ours) = UnixStream::pair().ok()?;
+        service.accept.try_send(theirs).ok()?;
+        Some(ours)
     }
 
     /// Whether there may be a packet for the guest.
@@ -329,20 +384,6 @@ fn free_place<T>(places: &mut Vec<Option<T>>, most: usize) -> Option<usize> {
     })
 }
 
-/// Gives one end of a new pair to `service`, if it has room and the guest's port is good enough.
-fn offer(service: &Service, ports: Ports) -> Option<UnixStream> {
-    if service.privileged && ports.guest >= PRIVILEGED_PORTS {
-        tracing::warn!(
-            port = ports.guest,
-            "an unprivileged process of the guest dialled a privileged service; refused"
-        );
-        return None;
-    }
-    let (theirs, ours) = UnixStream::pair().ok()?;
-    service.accept.try_send(theirs).ok()?;
-    Some(ours)
-}
-
 /// Connects to the socket of the host program that serves `port`, without waiting for it.
 fn dial_socket(path: &Path, port: u32) -> io::Result<UnixStream> {
     let mut name = path.as_os_str().to_owned();
@@ -353,3 +394,7 @@ fn dial_socket(path: &Path, port: u32) -> io::Result<UnixStream> {
     connect(&socket, &address)?;
     Ok(UnixStream::from(socket))
 }
+
+#[cfg(test)]
+#[path = "mux_tests.rs"]
+mod tests;

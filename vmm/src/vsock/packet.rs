@@ -17,6 +17,8 @@ pub const TYPE_STREAM: u16 = 1;
 
 /// Operations.
 pub mod op {
+    /// No operation; whoever sends it loses the connection.
+    pub const INVALID: u16 = 0;
     /// Asks for a connection.
     pub const REQUEST: u16 = 1;
     /// Accepts a connection.
@@ -103,4 +105,82 @@ pub fn read_payload(
     }
     payload.resize(length, 0);
     reader.read_exact(payload)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use virtio_queue::desc::{RawDescriptor, split::Descriptor};
+    use virtio_queue::mock::MockSplitQueue;
+    use vm_memory::{Bytes, GuestAddress};
+
+    #[test]
+    fn a_header_lies_in_memory_as_the_specification_has_it() {
+        let header = Header {
+            src_cid: 0x0102.into(),
+            dst_cid: 2.into(),
+            src_port: 0x0304.into(),
+            dst_port: 0x0506.into(),
+            length: 7.into(),
+            kind: 1.into(),
+            op: 5.into(),
+            flags: 8.into(),
+            buf_alloc: 9.into(),
+            fwd_cnt: 10.into(),
+        };
+        let expected = [
+            [2, 1, 0, 0, 0, 0, 0, 0].as_slice(),
+            &[2, 0, 0, 0, 0, 0, 0, 0],
+            &[4, 3, 0, 0, 6, 5, 0, 0],
+            &[7, 0, 0, 0, 1, 0, 5, 0],
+            &[8, 0, 0, 0, 9, 0, 0, 0, 10, 0, 0, 0],
+        ];
+        assert_eq!(header.as_bytes(), expected.concat());
+        assert_eq!(HEADER, 44);
+    }
+
+    proptest! {
+        /// Bytes of any length, cut anywhere: either they are a whole packet and are read as it, or
+        /// they are refused.
+        #[test]
+        fn a_packet_is_read_whole_from_any_scatter_or_not_at_all(
+            bytes in vec(any::<u8>(), 0..3000),
+            length in prop_oneof![0_u32..3000, any::<u32>()],
+            cuts in vec(1_usize..600, 1..60),
+        ) {
+            let mut bytes = bytes;
+            if let Some(field) = bytes.get_mut(24..28) {
+                field.copy_from_slice(&length.to_le_bytes());
+            }
+            let ram = memory::map(1 << 20).unwrap();
+            let mut descriptors = Vec::new();
+            let (mut rest, mut at) = (bytes.as_slice(), 0x1_0000);
+            for cut in cuts.iter().chain([&usize::MAX]) {
+                let (piece, after) = rest.split_at(rest.len().min(*cut));
+                ram.write_slice(piece, GuestAddress(at)).unwrap();
+                let descriptor = Descriptor::new(at, piece.len() as u32, 0, 0);
+                descriptors.push(RawDescriptor::from(descriptor));
+                at += piece.len() as u64 + 3;
+                rest = after;
+            }
+            let queue = MockSplitQueue::new(&ram, 64);
+            let chain = queue.build_desc_chain(&descriptors).unwrap();
+            let mut reader = chain.reader(&ram).unwrap();
+            let mut payload = Vec::new();
+            match read_header(&mut reader) {
+                Err(_) => prop_assert!(bytes.len() < HEADER),
+                Ok(header) => {
+                    prop_assert_eq!(header.as_bytes(), &bytes[..HEADER]);
+                    let length = length as usize;
+                    match read_payload(&header, &mut reader, &mut payload) {
+                        Ok(()) => prop_assert_eq!(&payload, &bytes[HEADER..HEADER + length]),
+                        Err(_) => prop_assert!(length > bytes.len() - HEADER),
+                    }
+                }
+            }
+        }
+    }
 }
