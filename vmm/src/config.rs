@@ -130,14 +130,15 @@ impl MachineConfig {
     ///
     /// A kernel that panics is to reboot at once (`panic=-1`): the monitor takes a reset after the
     /// words of a panic for the end of the machine. And it is to reboot through ACPI (`reboot=a`):
-    /// with hardware-reduced tables Linux would try EFI first, and then hang in a BIOS call.
+    /// with hardware-reduced tables Linux would try EFI first, and then hang in a BIOS call. There is
+    /// no PCI here (`pci=off`), which it would otherwise look for and call the lack of it fatal.
     #[must_use]
     pub fn cmdline(&self) -> String {
         let console = match self.console {
             Console::None => "",
             Console::Stdio | Console::File(_) => "console=ttyS0 ",
         };
-        format!("{console}panic=-1 reboot=a {}", self.append).trim_end().to_owned()
+        format!("{console}panic=-1 reboot=a pci=off {}", self.append).trim_end().to_owned()
     }
 
     /// Checks everything that can be checked without opening a file.
@@ -223,7 +224,8 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         "T" | "TiB" => 40,
         unit => return Err(format!("{unit:?} is no unit; K, M, G and T are")),
     };
-    let number: u64 = digits.parse().map_err(|_| format!("{text:?} is no size, such as 512M"))?;
+    let number = if digits.starts_with('+') { None } else { digits.parse::<u64>().ok() };
+    let number = number.ok_or_else(|| format!("{text:?} is no size, such as 512M"))?;
     number.checked_mul(1 << shift).ok_or_else(|| format!("{text} is more than there can be"))
 }
 
@@ -288,7 +290,9 @@ mod tests {
         {
             assert_eq!(parse_size(text), Ok(size));
         }
-        for text in ["", "M", "-1", "1.5G", "12Q", "18446744073709551616", "99999999999T", "5é"] {
+        for text in
+            ["", "M", "-1", "+1", "1.5G", "12Q", "18446744073709551616", "99999999999T", "5é"]
+        {
             assert!(parse_size(text).is_err(), "{text}");
         }
     }

@@ -252,7 +252,7 @@ fn an_initrd_that_does_not_fit_is_refused_with_both_sizes() {
     for size in [room + 1, 16 * MIB, 1 << 40] {
         file.set_len(size).unwrap();
         let complaint = bench.complaint();
-        let sizes = [format!("has {size} bytes"), format!("leaves only {room} ")];
+        let sizes = [format!("has {}", Size(size)), format!("leaves only {} ", Size(room))];
         assert!(sizes.iter().all(|text| complaint.contains(text)), "{complaint}");
     }
     file.set_len(0).unwrap();
