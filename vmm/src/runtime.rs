@@ -13,9 +13,9 @@
 
 use crate::config::{ConfigError, NAME_MAX, check_name};
 use protocol::HResult;
-use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -25,6 +25,8 @@ const SOCKET_PATH_MAX: usize = 107;
 const PORT_SUFFIX: usize = "_4294967295".len();
 /// Permission bits that let others write.
 const OTHERS_WRITE: u32 = 0o022;
+/// The permission bit by which others may write, but not rename or remove what is not theirs.
+const STICKY: u32 = 0o1000;
 /// Bytes of the longest name.
 const NAME_BYTES: u64 = NAME_MAX as u64 * 4;
 
@@ -126,6 +128,9 @@ impl Runtime {
             }
         };
         make(true, &self.base)?;
+        if !is_safe(&self.base) {
+            return Err(RuntimeError::NotOurs(self.base.clone()));
+        }
         let lock_path = directory.join("lock");
         let lock = loop {
             make(false, &directory)?;
@@ -137,7 +142,7 @@ impl Runtime {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 lock => lock.map_err(failed(&lock_path))?,
             };
-            if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            if !take_lock(&lock).map_err(failed(&lock_path))? {
                 return Err(RuntimeError::InUse(name.to_owned()));
             }
             // Or removed the lock between opening and locking it.
@@ -190,8 +195,7 @@ impl Runtime {
             .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
             .open(directory.join("lock"))
             .ok()?;
-        // Whoever can lock it knows that nobody else has.
-        if flock(&lock, FlockOperation::NonBlockingLockShared).is_ok() {
+        if !is_locked(&lock).ok()? {
             return None;
         }
         let mut name = String::new();
@@ -241,6 +245,49 @@ fn open_lock(path: &Path) -> io::Result<File> {
         .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
         .open(path)
+}
+
+/// Takes the lock on `file` until that is closed; false if another process has it.
+fn take_lock(file: &File) -> io::Result<bool> {
+    match lock_call(file, libc::F_OFD_SETLK) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether somebody has the lock on `file`. Only looks: taking it for a moment, to see whether that
+/// is possible, could keep a machine from starting.
+fn is_locked(file: &File) -> io::Result<bool> {
+    Ok(lock_call(file, libc::F_OFD_GETLK)?.l_type != libc::F_UNLCK as libc::c_short)
+}
+
+/// An operation on the lock of the whole file for writing, owned by the open file and not by the
+/// process (`F_OFD_SETLK` in fcntl(2)).
+fn lock_call(file: &File, operation: libc::c_int) -> io::Result<libc::flock> {
+    let mut lock = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    // SAFETY: the descriptor is open, and these operations read and write one `flock`.
+    match unsafe { libc::fcntl(file.as_raw_fd(), operation, &raw mut lock) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(lock),
+    }
+}
+
+/// Whether nobody but root and this user can replace what is in `base`.
+fn is_safe(base: &Path) -> bool {
+    fs::metadata(base).is_ok_and(|metadata| {
+        let owners = [0, rustix::process::geteuid().as_raw()];
+        let mode = metadata.mode();
+        metadata.is_dir()
+            && owners.contains(&metadata.uid())
+            && (mode & OTHERS_WRITE == 0 || mode & STICKY != 0)
+    })
 }
 
 /// Whether `directory` is one, of this user, that nobody else can write to.
@@ -319,6 +366,60 @@ mod tests {
         symlink(&precious, linked.join("lock")).unwrap();
         assert!(matches!(runtime.claim("linked"), Err(RuntimeError::Io { .. })));
         assert_eq!(fs::read_to_string(&precious).unwrap(), "text");
+    }
+
+    #[test]
+    fn a_place_that_others_could_swap_is_refused() {
+        let (_folder, runtime) = runtime();
+        fs::create_dir_all(&runtime.base).unwrap();
+        let set = |mode| {
+            fs::set_permissions(&runtime.base, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        for mode in [0o777, 0o770, 0o702] {
+            set(mode);
+            assert!(matches!(runtime.claim("web"), Err(RuntimeError::NotOurs(_))), "{mode:o}");
+        }
+        set(0o1777);
+        runtime.claim("web").unwrap();
+    }
+
+    #[test]
+    fn looking_never_keeps_a_machine_from_starting() {
+        let (_folder, runtime) = runtime();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let order = std::sync::atomic::Ordering::Relaxed;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(order) {
+                    let _ = runtime.list();
+                }
+            });
+            let failed = (0..500).find_map(|_| runtime.claim("web").err());
+            done.store(true, order);
+            assert!(failed.is_none(), "{failed:?}");
+        });
+    }
+
+    #[test]
+    fn of_many_who_want_a_name_one_gets_it_and_it_is_free_afterwards() {
+        let (_folder, runtime) = runtime();
+        for _ in 0..50 {
+            let start = std::sync::Barrier::new(4);
+            let places: Vec<_> = std::thread::scope(|scope| {
+                let claim = || {
+                    start.wait();
+                    runtime.claim("web")
+                };
+                let threads: Vec<_> = (0..4).map(|_| scope.spawn(claim)).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            assert_eq!(places.iter().filter(|place| place.is_ok()).count(), 1);
+            let in_use = |place: &Result<Place, _>| {
+                place.is_ok() || matches!(place, Err(RuntimeError::InUse(_)))
+            };
+            assert!(places.iter().all(in_use));
+        }
+        assert_eq!(fs::read_dir(&runtime.base).unwrap().count(), 0);
     }
 
     #[test]

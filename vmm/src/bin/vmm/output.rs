@@ -7,6 +7,11 @@ use serde_json::json;
 use std::io::{self, Write};
 use vmm::error::CallError;
 
+/// Characters of a line of a table.
+const LINE: usize = 80;
+/// Between two columns.
+const GAP: &str = "  ";
+
 /// What a verb ends with: an exit code, or a refusal.
 pub(crate) type Outcome = Result<u8, Failure>;
 
@@ -45,7 +50,7 @@ pub(crate) fn exit_code(code: HResult) -> u8 {
 /// Prints a refusal: for people on standard error, as a document on standard output.
 pub(crate) fn print_failure(code: HResult, text: &str, format: Format) {
     match format {
-        Format::Human => eprintln!("error: {text}"),
+        Format::Human => say(&format!("error: {text}")),
         Format::Json => print_json(&json!({
             "error": {
                 "code": code,
@@ -59,33 +64,67 @@ pub(crate) fn print_failure(code: HResult, text: &str, format: Format) {
 /// Prints one document.
 pub(crate) fn print_json(document: &impl Serialize) {
     match serde_json::to_string(document) {
-        Ok(text) => print(&format!("{text}\n")),
-        Err(error) => eprintln!("error: the result cannot be printed: {error}"),
+        Ok(text) => write(&mut io::stdout().lock(), &format!("{text}\n")),
+        Err(error) => say(&format!("error: the result cannot be printed: {error}")),
     }
 }
 
-/// Prints `text`. A reader that has gone wants no more.
+/// Prints `text` for people on standard output.
 pub(crate) fn print(text: &str) {
-    let mut stdout = io::stdout().lock();
-    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    write(&mut io::stdout().lock(), &harmless(text));
 }
 
-/// Prints `rows` below `head`, in columns as wide as they must be.
+/// Prints a line for people on standard error.
+pub(crate) fn say(line: &str) {
+    write(&mut io::stderr().lock(), &(harmless(line) + "\n"));
+}
+
+/// Writes `text`. A reader that has gone wants no more.
+fn write(stream: &mut impl Write, text: &str) {
+    let _ = stream.write_all(text.as_bytes()).and_then(|()| stream.flush());
+}
+
+/// `text` without what a terminal would obey, whoever wrote it.
+fn harmless(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { '?' } else { c }).collect()
+}
+
+/// Prints `rows` below `head`.
 pub(crate) fn print_table(head: &[&str], rows: &[Vec<String>]) {
+    print(&table(head, rows));
+}
+
+/// Columns as wide as they must be; the widest are cut until a line fits.
+fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(String::as_str);
         cells.chain(head.get(column).copied()).map(|cell| cell.chars().count()).max().unwrap_or(0)
     };
-    let widths: Vec<usize> = (0..head.len()).map(width).collect();
-    let line = |cells: Vec<&str>| {
-        let padded = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
-    };
-    let mut text = line(head.to_vec());
-    for row in rows {
-        text.push_str(&line(row.iter().map(String::as_str).collect()));
+    let mut widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let gaps = GAP.len() * head.len().saturating_sub(1);
+    while widths.iter().sum::<usize>() + gaps > LINE {
+        match widths.iter_mut().max() {
+            Some(widest) if *widest > 1 => *widest -= 1,
+            _ => break,
+        }
     }
-    print(&text);
+    let line = |cells: &[&str]| {
+        let fitted = cells.iter().zip(&widths).map(|(cell, width)| fit(cell, *width));
+        fitted.collect::<Vec<_>>().join(GAP).trim_end().to_owned() + "\n"
+    };
+    let mut text = line(head);
+    for row in rows {
+        text.push_str(&line(&row.iter().map(String::as_str).collect::<Vec<_>>()));
+    }
+    text
+}
+
+/// `cell`, cut or filled to `width` characters.
+fn fit(cell: &str, width: usize) -> String {
+    if cell.chars().count() <= width {
+        return format!("{cell:width$}");
+    }
+    cell.chars().take(width.saturating_sub(1)).chain(['…']).collect()
 }
 
 /// A time as people say it: `850 ms`, `42 s`, `3 min`, `5 h`.
@@ -101,4 +140,44 @@ pub(crate) fn time(milliseconds: u64) -> String {
 /// A word that stands where nothing is known.
 pub(crate) fn or_dash(text: &str) -> String {
     if text.is_empty() { "-".into() } else { text.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_fits_its_line_whatever_is_in_it() {
+        let rows = [
+            vec!["é".repeat(300), "x".repeat(300), "short".into()],
+            vec!["a".into(), String::new(), "b".into()],
+        ];
+        let text = table(&["ONE", "TWO", "THREE"], &rows);
+        assert!(text.lines().all(|line| line.chars().count() <= LINE), "{text}");
+        assert!(text.lines().nth(1).unwrap().ends_with("…  short"), "{text}");
+        assert_eq!(table(&["A", "B"], &[vec!["xyz".into(), "-".into()]]), "A    B\nxyz  -\n");
+    }
+
+    #[test]
+    fn nothing_printed_for_people_steers_a_terminal() {
+        assert_eq!(harmless("a\x1b[2J\r\u{9b}b\nc"), "a?[2J??b\nc");
+    }
+
+    #[test]
+    fn each_documented_code_has_its_exit_code() {
+        for (code, exit) in [
+            (HResult::S_OK, 0),
+            (HResult::DISP_E_EXCEPTION, 1),
+            (HResult::E_INVALIDARG, 2),
+            (HResult::VM_E_VM_UNKNOWN, 3),
+            (HResult::VM_E_VM_NOT_RUNNING, 4),
+            (HResult::VM_E_ADDITIONS_FEATURE_NOT_AVAIL, 5),
+            (HResult::VM_E_TIMED_OUT, 6),
+            (HResult::ERROR_CANCELLED, 7),
+            (HResult::ERROR_NO_SUCH_LOGON_SESSION, 8),
+            (HResult::ERROR_ACCESS_DENIED, 9),
+        ] {
+            assert_eq!(exit_code(code), exit, "{code}");
+        }
+    }
 }

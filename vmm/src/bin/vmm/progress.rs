@@ -1,6 +1,7 @@
 //! Progress of a task on standard error: a bar on a terminal, lines elsewhere.
 
 use crate::args::ProgressArg;
+use crate::output::say;
 use indicatif::{ProgressBar, ProgressStyle};
 use protocol::task::{TaskInfo, TaskResult};
 use std::io::{self, IsTerminal};
@@ -47,7 +48,7 @@ impl Progress {
             Self::Lines(machine, last) => {
                 if *last != Some(task.percent_completed) {
                     *last = Some(task.percent_completed);
-                    eprintln!("{machine}: {}% {}", task.percent_completed, task.description);
+                    say(&format!("{machine}: {}% {}", task.percent_completed, task.description));
                 }
             }
             Self::None => {}

@@ -1,13 +1,14 @@
 //! `vmm run`: a machine in the foreground.
 
-use crate::args::RunArgs;
-use crate::output::{Failure, Outcome};
+use crate::args::{Format, RunArgs};
+use crate::output::{Failure, Outcome, print_json, say};
 use crate::signals;
 use protocol::HResult;
 use rustix::termios::{OptionalActions, OutputModes, Termios, tcgetattr, tcsetattr};
+use serde_json::json;
 use std::io::{self, IsTerminal};
 use std::os::unix::net::UnixListener;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vmm::boot::BootError;
 use vmm::config::{Console, MachineConfig};
 use vmm::control::access::Access;
@@ -25,22 +26,42 @@ const EXIT_FAILED: u8 = 12;
 /// The exit code of a process that was told to end twice.
 const EXIT_FORCED: i32 = 130;
 
-pub(crate) fn run(args: RunArgs) -> Outcome {
+/// A machine, as the signals that end it find it.
+#[derive(Default)]
+struct Running {
+    /// None while it is being put together, and when it has ended.
+    vm: Option<Vm>,
+    /// It is to end as soon as it is there.
+    unwanted: bool,
+}
+
+type SharedRunning = Arc<Mutex<Running>>;
+
+fn lock(running: &SharedRunning) -> MutexGuard<'_, Running> {
+    running.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Turns the machine off at the first signal; a second one ends this process at once.
+fn heed_signals(running: SharedRunning, terminal: Arc<Terminal>) -> io::Result<()> {
+    signals::watch(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP], move |_, count| {
+        if count > 0 {
+            terminal.restore();
+            std::process::exit(EXIT_FORCED);
+        }
+        let mut running = lock(&running);
+        running.unwanted = true;
+        if let Some(vm) = &running.vm {
+            vm.turn_off();
+        }
+    })
+}
+
+pub(crate) fn run(args: RunArgs, format: Format) -> Outcome {
     let terminal = Arc::new(Terminal::default());
-    let running: Arc<Mutex<Option<Vm>>> = Arc::default();
-    {
-        let (terminal, running) = (Arc::clone(&terminal), Arc::clone(&running));
-        signals::watch(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP], move |_, count| {
-            if count > 0 {
-                terminal.restore();
-                std::process::exit(EXIT_FORCED);
-            }
-            if let Some(vm) = &*running.lock().unwrap_or_else(PoisonError::into_inner) {
-                vm.turn_off();
-            }
-        })
-        .map_err(|error| failure(&error))?;
-    }
+    // The thread of the signals holds the terminal too, so a panic here would not drop it.
+    let _restore = Restore(&terminal);
+    let running = SharedRunning::default();
+    heed_signals(Arc::clone(&running), Arc::clone(&terminal)).map_err(|error| failure(&error))?;
     let name = args.name.unwrap_or_else(|| format!("vm-{}", std::process::id()));
     let place = Runtime::of_user().claim(&name).map_err(|error| {
         let exit = if matches!(error, vmm::runtime::RuntimeError::Name(_)) { 2 } else { 1 };
@@ -62,34 +83,46 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
     let server =
         Server::start(listener, &vm, Access::of_process()).map_err(|error| failure(&error))?;
     if interactive {
-        eprintln!("{name} is starting; Ctrl-A x turns it off\r");
+        say(&format!("{name} is starting; Ctrl-A x turns it off"));
         terminal.make_raw();
     }
     let end = vm.end_waiter();
-    *running.lock().unwrap_or_else(PoisonError::into_inner) = Some(vm);
+    {
+        let mut running = lock(&running);
+        if running.unwanted {
+            vm.turn_off();
+        }
+        running.vm = Some(vm);
+    }
     let end = end.wait();
     drop(server);
-    drop(running.lock().unwrap_or_else(PoisonError::into_inner).take());
+    let ended = lock(&running).vm.take();
+    drop(ended);
     drop(place);
     terminal.restore();
-    Ok(tell(&name, &end))
+    Ok(tell(&name, &end, format))
 }
 
 /// Says how the machine ended.
-fn tell(name: &str, end: &End) -> u8 {
-    let (text, exit) = match end {
-        End::PowerOff => ("the guest powered off".to_owned(), 0),
-        End::TurnedOff => ("turned off".to_owned(), 0),
-        End::Panic(Some(line)) => (format!("the guest's kernel panicked: {line}"), EXIT_PANIC),
-        End::Panic(None) => ("the guest's kernel panicked".to_owned(), EXIT_PANIC),
+fn tell(name: &str, end: &End, format: Format) -> u8 {
+    let (word, text, exit) = match end {
+        End::PowerOff => ("power_off", "the guest powered off".to_owned(), 0),
+        End::TurnedOff => ("turned_off", "turned off".to_owned(), 0),
+        End::Panic(line) => {
+            let words = line.as_ref().map(|line| format!(": {line}")).unwrap_or_default();
+            ("panic", format!("the guest's kernel panicked{words}"), EXIT_PANIC)
+        }
         End::TripleFault => {
             let text = "a triple fault: a processor of the guest could not deliver an exception, \
                         or its kernel reset itself that way";
-            (text.to_owned(), EXIT_TRIPLE_FAULT)
+            ("triple_fault", text.to_owned(), EXIT_TRIPLE_FAULT)
         }
-        End::Failed(text) => (format!("cannot go on: {text}"), EXIT_FAILED),
+        End::Failed(text) => ("failed", format!("cannot go on: {text}"), EXIT_FAILED),
     };
-    eprintln!("{name}: {text}");
+    say(&format!("{name}: {text}"));
+    if format == Format::Json {
+        print_json(&json!({ "name": name, "end": word, "description": text }));
+    }
     exit
 }
 
@@ -149,8 +182,11 @@ impl Terminal {
     }
 }
 
-impl Drop for Terminal {
+/// Restores the terminal at the end of its scope.
+struct Restore<'a>(&'a Terminal);
+
+impl Drop for Restore<'_> {
     fn drop(&mut self) {
-        self.restore();
+        self.0.restore();
     }
 }

@@ -8,7 +8,8 @@ use std::thread;
 /// Calls `on_signal` with each of `signals` that this process gets, and how many came before it.
 ///
 /// They are blocked for the calling thread and those that it starts afterwards, so this must come
-/// before any other thread.
+/// before any other thread. Signals that whoever started this process had it ignore, as nohup(1)
+/// does, stay ignored.
 pub(crate) fn watch(
     signals: &[libc::c_int],
     mut on_signal: impl FnMut(libc::c_int, u32) + Send + 'static,
@@ -18,7 +19,7 @@ pub(crate) fn watch(
     unsafe { libc::sigemptyset(set.as_mut_ptr()) };
     // SAFETY: the set was initialized just before.
     let mut set = unsafe { set.assume_init() };
-    for signal in signals {
+    for signal in signals.iter().filter(|signal| !is_ignored(**signal)) {
         // SAFETY: the set is initialized, and the callers' signals are all valid.
         unsafe { libc::sigaddset(&raw mut set, *signal) };
     }
@@ -35,4 +36,15 @@ pub(crate) fn watch(
         }
     })?;
     Ok(())
+}
+
+fn is_ignored(signal: libc::c_int) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: nothing is changed, and what holds now is written to `action`.
+    if unsafe { libc::sigaction(signal, ptr::null(), action.as_mut_ptr()) } != 0 {
+        return false;
+    }
+    // SAFETY: the call succeeded, so it has written `action`.
+    let action = unsafe { action.assume_init() };
+    action.sa_sigaction == libc::SIG_IGN
 }

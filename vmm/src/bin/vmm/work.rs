@@ -1,7 +1,7 @@
 //! `vmm logoff` and `vmm task`: work that takes time, and following it.
 
 use crate::args::{Format, LogoffArgs, TaskArgs, TaskVerb, WaitArgs};
-use crate::output::{Outcome, exit_code, or_dash, print, print_json, print_table, time};
+use crate::output::{Outcome, exit_code, or_dash, print, print_json, print_table, say, time};
 use crate::progress::Progress;
 use crate::signals;
 use protocol::HResult;
@@ -9,6 +9,7 @@ use protocol::task::{
     LogoffOptions, LogoffReport, Outcome as SessionOutcome, SessionReport, TaskInfo,
 };
 use serde_json::json;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use vmm::control::client::Client;
 use vmm::control::wire::TaskDocument;
@@ -17,8 +18,11 @@ use vmm::runtime::Runtime;
 
 /// The exit code of a caller that left while the work went on.
 const EXIT_DETACHED: i32 = 1;
+/// The exit code of a caller that was interrupted twice before there was a task.
+const EXIT_IMPATIENT: i32 = 130;
 
 pub(crate) fn logoff(args: &LogoffArgs, format: Format) -> Outcome {
+    let interrupt = Interrupt::watch(&args.name);
     let mut client = Client::connect(&Runtime::of_user(), &args.name)?;
     let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let options = LogoffOptions {
@@ -27,6 +31,7 @@ pub(crate) fn logoff(args: &LogoffArgs, format: Format) -> Outcome {
         deadline_ms: milliseconds(args.deadline),
     };
     let document = client.logoff(options)?;
+    interrupt.accepted(document.task.id);
     if args.no_wait {
         match format {
             Format::Json => print_json(&document),
@@ -34,7 +39,6 @@ pub(crate) fn logoff(args: &LogoffArgs, format: Format) -> Outcome {
         }
         return Ok(0);
     }
-    cancel_on_interrupt(client.name().to_owned(), document.task.id);
     let document = follow(&mut client, document.task.id, &args.waiting)?;
     print_document(&document, format);
     let nobody = document.task.error == HResult::ERROR_NO_SUCH_LOGON_SESSION;
@@ -93,17 +97,68 @@ fn ended(document: &TaskDocument) -> u8 {
 }
 
 /// Ctrl-C cancels the task while that is possible; else it only ends this process, and says so.
-fn cancel_on_interrupt(name: String, id: u32) {
-    let watched = signals::watch(&[libc::SIGINT], move |_, _| {
-        let cancelled = Client::connect(&Runtime::of_user(), &name).and_then(|mut c| c.cancel(id));
-        // When it is cancelled, whoever waits for it sees that.
-        if cancelled.is_err() {
-            eprintln!("\nthe logoff has begun and goes on; `vmm task wait {name} {id}` follows it");
-            std::process::exit(EXIT_DETACHED);
+struct Interrupt {
+    name: String,
+    stage: Arc<Mutex<Stage>>,
+}
+
+enum Stage {
+    /// The guest has not accepted yet, so there is no task.
+    Asking,
+    /// The task is to be cancelled as soon as there is one.
+    Unwanted,
+    Task(u32),
+}
+
+impl Interrupt {
+    fn watch(name: &str) -> Self {
+        let stage = Arc::new(Mutex::new(Stage::Asking));
+        let interrupt = Self { name: name.to_owned(), stage: Arc::clone(&stage) };
+        let name = name.to_owned();
+        let watched = signals::watch(&[libc::SIGINT], move |_, _| {
+            let task = {
+                let mut stage = stage.lock().unwrap_or_else(PoisonError::into_inner);
+                match &*stage {
+                    Stage::Asking => {
+                        *stage = Stage::Unwanted;
+                        return;
+                    }
+                    Stage::Unwanted => std::process::exit(EXIT_IMPATIENT),
+                    Stage::Task(id) => *id,
+                }
+            };
+            cancel_or_leave(&name, task);
+        });
+        if let Err(error) = watched {
+            tracing::warn!(%error, "Ctrl-C ends this command without cancelling the logoff");
         }
+        interrupt
+    }
+
+    /// The guest has accepted.
+    fn accepted(&self, id: u32) {
+        let mut stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *stage, Stage::Task(id));
+        drop(stage);
+        if matches!(before, Stage::Unwanted) {
+            cancel_or_leave(&self.name, id);
+        }
+    }
+}
+
+/// Cancels a task, so that whoever waits for it sees its end; if that is not possible any more, ends
+/// this process.
+fn cancel_or_leave(name: &str, id: u32) {
+    let cancelled = Client::connect(&Runtime::of_user(), name).and_then(|mut client| {
+        client.cancel(id).or_else(|refusal| match client.task(id) {
+            // It ended by itself meanwhile.
+            Ok(document) if document.task.is_complete => Ok(document),
+            _ => Err(refusal),
+        })
     });
-    if let Err(error) = watched {
-        tracing::warn!(%error, "Ctrl-C ends this command without cancelling the logoff");
+    if let Err(error) = cancelled {
+        say(&format!("\nnot cancelled: {error}; `vmm task wait {name} {id}` follows it"));
+        std::process::exit(EXIT_DETACHED);
     }
 }
 
@@ -156,7 +211,16 @@ fn task_row(task: &TaskInfo) -> Vec<String> {
 fn print_report(report: &LogoffReport) {
     if !report.sessions.is_empty() {
         let rows: Vec<Vec<String>> = report.sessions.iter().map(session_row).collect();
-        print_table(&["USER", "TERMINAL", "FROM", "OUTCOME", "TIME", "SURVIVORS"], &rows);
+        print_table(&["USER", "TERMINAL", "FROM", "OUTCOME", "TIME"], &rows);
+    }
+    for row in report.sessions.iter().filter(|row| !row.survivors.is_empty()) {
+        let survivors: Vec<String> = row
+            .survivors
+            .iter()
+            .map(|process| format!("{} {}", process.pid, process.comm))
+            .collect();
+        let terminal = or_dash(&row.session.tty);
+        print(&format!("{} on {terminal} still has: {}\n", row.session.user, survivors.join(", ")));
     }
     for manager in &report.managers {
         let what =
@@ -177,14 +241,11 @@ fn session_row(row: &SessionReport) -> Vec<String> {
         Some(SessionOutcome::Remaining) => "remaining",
         Some(SessionOutcome::Denied) => "denied",
     };
-    let survivors: Vec<String> =
-        row.survivors.iter().map(|process| format!("{} {}", process.pid, process.comm)).collect();
     vec![
         row.session.user.clone(),
         or_dash(&row.session.tty),
         or_dash(&row.session.remote_host),
         outcome.into(),
         row.milliseconds.map_or_else(|| "-".into(), time),
-        or_dash(&survivors.join(", ")),
     ]
 }

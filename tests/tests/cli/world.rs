@@ -1,0 +1,203 @@
+//! A runtime directory of a test's own, the command in it, and kernels without a Linux.
+//!
+//! The guests are a few instructions of 64-bit code in an ELF file, which run on any KVM.
+
+use serde_json::Value;
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+pub(crate) const VMM: &str = env!("CARGO_BIN_EXE_vmm");
+/// A bound against hanging.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// jmp to itself
+pub(crate) const SPIN: &[u8] = &[0xeb, 0xfe];
+/// ud2: there is no handler, so this is a triple fault
+pub(crate) const FAULT: &[u8] = &[0x0f, 0x0b];
+/// mov dx, 0x600; mov al, 0x34; out dx, al; jmp to itself: soft-off through the sleep register
+pub(crate) const POWER_OFF: &[u8] = &[0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee, 0xeb, 0xfe];
+
+/// A runtime directory of its own, and kernels.
+pub(crate) struct World {
+    pub(crate) folder: tempfile::TempDir,
+}
+
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// Exit code, code and description of a refusal.
+    pub(crate) fn refusal(&self) -> (Option<i32>, String, String) {
+        let document = self.json();
+        let word = |key: &str| document["error"][key].as_str().unwrap().to_owned();
+        assert!(!word("name").is_empty(), "{self:?}");
+        (self.code, word("code"), word("description"))
+    }
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    pub(crate) fn runtime(&self) -> PathBuf {
+        self.folder.path().join("run")
+    }
+
+    pub(crate) fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.env("VMM_RUNTIME_DIR", self.runtime());
+        command.env("XDG_CACHE_HOME", self.folder.path().join("cache"));
+        command.env_remove("VMM_LOG").stdin(Stdio::null());
+        command
+    }
+
+    pub(crate) fn vmm(&self, arguments: &[&str]) -> Answer {
+        answer(self.command(VMM).args(arguments))
+    }
+
+    pub(crate) fn json(&self, arguments: &[&str]) -> Answer {
+        self.vmm(&[arguments, &["--format", "json"]].concat())
+    }
+
+    pub(crate) fn file(&self, name: &str, bytes: &[u8]) -> String {
+        let path = self.folder.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    pub(crate) fn kernel(&self, code: &[u8]) -> String {
+        self.file(&format!("kernel-{}", code.len()), &elf(code))
+    }
+
+    /// `vmm run` with a kernel that must not start, and what it answers.
+    pub(crate) fn refused(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
+        let answer = self.json(&[&["run", "web", "--console", "none"], arguments].concat());
+        self.holds_nothing();
+        answer.refusal()
+    }
+
+    pub(crate) fn holds_nothing(&self) {
+        let left = fs::read_dir(self.runtime()).map_or(0, Iterator::count);
+        assert_eq!(left, 0, "something was left behind");
+    }
+
+    /// Starts a machine and waits until it is listed.
+    pub(crate) fn start(&self, arguments: &[&str]) -> Machine {
+        let mut command = self.command(VMM);
+        command.args(["run", "Web", "--memory", "32M", "--console", "none"]).args(arguments);
+        self.listed(&mut command)
+    }
+
+    /// Starts `command`, which is to run a machine, and waits until that is listed.
+    pub(crate) fn listed(&self, command: &mut Command) -> Machine {
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let machine = Machine { child };
+        let deadline = Instant::now() + LIMIT;
+        while !self.vmm(&["ls"]).stdout.contains("Web") {
+            assert!(Instant::now() < deadline, "the machine is never listed");
+            thread::sleep(Duration::from_millis(10));
+        }
+        machine
+    }
+}
+
+pub(crate) struct Machine {
+    pub(crate) child: Child,
+}
+
+impl Machine {
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// Waits for the end: exit status, standard output and standard error.
+    pub(crate) fn end(mut self) -> (ExitStatus, String, String) {
+        let status = wait(&mut self.child);
+        let (mut stdout, mut stderr) = (String::new(), String::new());
+        self.child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
+        self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        (status, stdout, stderr)
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // Ended already is as good.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub(crate) fn answer(command: &mut Command) -> Answer {
+    let output = command.output().unwrap();
+    Answer {
+        code: output.status.code(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+pub(crate) fn wait(child: &mut Child) -> ExitStatus {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        assert!(Instant::now() < deadline, "the process does not end");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A kernel of one segment at 1 MiB.
+pub(crate) fn elf(code: &[u8]) -> Vec<u8> {
+    let base = 0x10_0000_u64;
+    let size = code.len() as u64;
+    let mut file = b"\x7fELF\x02\x01\x01".to_vec();
+    file.resize(16, 0);
+    for half in [2_u16, 62] {
+        file.extend(half.to_le_bytes());
+    }
+    file.extend(1_u32.to_le_bytes());
+    for long in [base, 64, 0] {
+        file.extend(long.to_le_bytes());
+    }
+    file.extend(0_u32.to_le_bytes());
+    for half in [64_u16, 56, 1, 0, 0, 0] {
+        file.extend(half.to_le_bytes());
+    }
+    for word in [1_u32, 5] {
+        file.extend(word.to_le_bytes());
+    }
+    for long in [120, base, base, size, size, 0x1000] {
+        file.extend(long.to_le_bytes());
+    }
+    file.extend(code);
+    file
+}
+
+/// The command where another user can run it, with a runtime directory of that user's.
+pub(crate) fn for_nobody(world: &World) -> PathBuf {
+    let open = |path: &Path| {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    let program = world.folder.path().join("vmm");
+    fs::copy(VMM, &program).unwrap();
+    open(world.folder.path());
+    open(&program);
+    program
+}
