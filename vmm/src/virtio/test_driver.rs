@@ -153,11 +153,6 @@ impl Driver {
         self.read(register::STATUS)
     }
 
-    /// Where the available and the used ring of `queue` lie.
-    pub(crate) fn rings(&self, queue: usize) -> [u64; 2] {
-        [self.rings[queue].avail_ring(), self.rings[queue].used_ring()]
-    }
-
     /// How many more descriptors `queue` can take.
     pub(crate) fn room(&self, queue: usize) -> usize {
         self.rings[queue].free.len()

@@ -257,3 +257,7 @@ mod tests;
 #[cfg(test)]
 #[path = "hostile_tests.rs"]
 mod hostile_tests;
+
+#[cfg(test)]
+#[path = "ring_tests.rs"]
+mod ring_tests;

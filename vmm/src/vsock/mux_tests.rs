@@ -1,27 +1,10 @@
 //! That nothing in here grows, seen from inside.
 
 use super::*;
-use crate::io::{IoThread, Source};
-use crate::vsock::test_guest::{GUEST_CID, header};
+use crate::vsock::test_guest::{GUEST_CID, header, with_registry};
 use crossbeam_channel::bounded;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
-
-/// Calls `test` where it has a registry; what it asserts is the test's.
-fn with_registry(test: impl FnOnce(&mut Registry<'_>) + Send + 'static) {
-    struct Run<F>(Option<F>);
-    impl<F: FnOnce(&mut Registry<'_>) + Send> Source for Run<F> {
-        fn start(&mut self, registry: &mut Registry<'_>) -> io::Result<()> {
-            if let Some(test) = self.0.take() {
-                test(registry);
-            }
-            Ok(())
-        }
-        fn ready(&mut self, _: u32, _: EventSet, _: &mut Registry<'_>) {}
-    }
-    let thread = IoThread::spawn().unwrap();
-    thread.handle().add(Box::new(Run(Some(test)))).expect("the assertions held");
-}
 
 fn mux(listener: Option<UnixListener>, services: Vec<Service>) -> Mux {
     let config = VsockConfig { guest_cid: GUEST_CID, listener, guest_sockets: None, services };

@@ -1,6 +1,6 @@
 //! A guest for tests: the other side of the vsock device, down to its credit.
 
-use crate::io::IoThread;
+use crate::io::{IoThread, Registry, Source};
 use crate::virtio::test_driver::{Driver, LIMIT};
 use crate::vsock::connection::Ports;
 use crate::vsock::credit::BUF_ALLOC;
@@ -8,9 +8,10 @@ use crate::vsock::device::{Service, Vsock, VsockConfig};
 use crate::vsock::packet::{HEADER, HOST_CID, Header, TYPE_STREAM, op};
 use crossbeam_channel::{Receiver, bounded};
 use std::collections::HashMap;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use vmm_sys_util::epoll::EventSet;
 use zerocopy::{FromBytes, IntoBytes};
 
 pub(super) const RECEIVE: usize = 0;
@@ -298,11 +299,27 @@ pub(super) fn is_over(stream: &mut UnixStream) -> bool {
     let mut byte = [0];
     match stream.read(&mut byte) {
         Ok(count) => count == 0,
-        Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+        Err(error) => error.kind() == io::ErrorKind::ConnectionReset,
     }
 }
 
 /// Bytes that differ from their neighbours.
 pub(super) fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|at| (at ^ (at >> 8) ^ (at >> 16)) as u8).collect()
+}
+
+/// Calls `test` where it has a registry; what it asserts is the test's.
+pub(super) fn with_registry(test: impl FnOnce(&mut Registry<'_>) + Send + 'static) {
+    struct Run<F>(Option<F>);
+    impl<F: FnOnce(&mut Registry<'_>) + Send> Source for Run<F> {
+        fn start(&mut self, registry: &mut Registry<'_>) -> io::Result<()> {
+            if let Some(test) = self.0.take() {
+                test(registry);
+            }
+            Ok(())
+        }
+        fn ready(&mut self, _: u32, _: EventSet, _: &mut Registry<'_>) {}
+    }
+    let thread = IoThread::spawn().unwrap();
+    thread.handle().add(Box::new(Run(Some(test)))).expect("the assertions held");
 }

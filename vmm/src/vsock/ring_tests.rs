@@ -1,0 +1,172 @@
+//! Rings and chains that are nonsense, and queues that are never empty.
+
+use super::{DEVICE_TYPE, QUEUE_SIZES, Queues, VsockConfig};
+use crate::io::Source;
+use crate::virtio::queue::TURN;
+use crate::virtio::test_driver::{Descriptor, Driver, INDIRECT, LIMIT, NEXT, WRITE};
+use crate::virtio::{Activation, VirtioDevice};
+use crate::vsock::connection::Ports;
+use crate::vsock::mux::Mux;
+use crate::vsock::packet::op;
+use crate::vsock::test_guest::*;
+use crossbeam_channel::{Sender, bounded};
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+use std::time::Instant;
+use vmm_sys_util::epoll::EventSet;
+use zerocopy::IntoBytes;
+
+const UNKNOWN: Ports = Ports { host: 40, guest: 41 };
+const NEEDS_RESET: u32 = 64;
+
+#[test]
+fn nonsense_in_the_transmit_queue_costs_that_packet_only() {
+    let mut guest = Guest::new();
+    let (ports, mut stream) = guest.open(1);
+    let table = 0x10_0000;
+    let nonsense = |address, length, flags, next| Descriptor { address, length, flags, next };
+    let ram = 128 << 20;
+    for (what, descriptor) in [
+        ("self-next", nonsense(0x5000, 44, NEXT, u16::MAX)),
+        ("next past the table", nonsense(0x5000, 44, NEXT, 0x7fff)),
+        ("zero length", nonsense(0x5000, 0, 0, 0)),
+        ("4 GiB", nonsense(0, u32::MAX, 0, 0)),
+        ("outside RAM", nonsense(ram, 44, 0, 0)),
+        ("over the end of RAM", nonsense(ram - 10, 44, 0, 0)),
+        ("in the hole", nonsense(0xd000_0000, 44, 0, 0)),
+        ("wrapping", nonsense(u64::MAX - 10, 44, 0, 0)),
+        ("writable", nonsense(0x5000, 44, WRITE, 0)),
+        ("on the ring itself", nonsense(0x2_0000, 44, 0, 0)),
+        ("table of nothing", nonsense(table, 0, INDIRECT, 0)),
+        ("table of a part", nonsense(table, 17, INDIRECT, 0)),
+        ("table over 4 GiB", nonsense(table, !15, INDIRECT, 0)),
+        ("table outside RAM", nonsense(ram, 32, INDIRECT, 0)),
+        ("table and next", nonsense(table, 32, INDIRECT | NEXT, u16::MAX)),
+        ("table in a table", nonsense(0x2_0000, 16 * 256, INDIRECT, 0)),
+    ] {
+        let index = guest.driver.reserve(TRANSMIT);
+        let next = if descriptor.next == u16::MAX { index } else { descriptor.next };
+        guest.driver.set_descriptor(TRANSMIT, index, Descriptor { next, ..descriptor });
+        guest.driver.make_available(TRANSMIT, index);
+        guest.driver.kick(TRANSMIT);
+        assert_eq!(guest.driver.wait(TRANSMIT).0, index, "{what}");
+        assert_eq!(guest.driver.status() & NEEDS_RESET, 0, "{what}");
+        guest.settle();
+    }
+    stream.write_all(b"unharmed").unwrap();
+    assert_eq!(guest.expect(ports, op::RW).1, b"unharmed");
+}
+
+#[test]
+fn receive_buffers_that_hold_nothing_go_back_empty() {
+    let mut guest = Guest::without_buffers();
+    for (address, length, flags) in [
+        (0x5000, 4096, 0),
+        (0x5000, 0, WRITE),
+        (0x5000, 1, WRITE),
+        (0x5000, 44, WRITE),
+        (128 << 20, 4096, WRITE),
+        (u64::MAX - 100, 4096, WRITE),
+        (0, u32::MAX, WRITE),
+    ] {
+        let index = guest.driver.reserve(RECEIVE);
+        let descriptor = Descriptor { address, length, flags, next: 0 };
+        guest.driver.set_descriptor(RECEIVE, index, descriptor);
+        guest.driver.make_available(RECEIVE, index);
+    }
+    guest.driver.kick(RECEIVE);
+    guest.post(&[45]);
+    let (ports, mut stream) = guest.open(1);
+    stream.write_all(b"abc").unwrap();
+    let bytes: Vec<u8> = (0..3).flat_map(|_| guest.expect(ports, op::RW).1).collect();
+    assert_eq!(bytes, b"abc", "in packets of one byte");
+}
+
+#[test]
+fn a_ring_that_is_nonsense_stops_the_device_until_it_is_reset() {
+    for queue in [RECEIVE, TRANSMIT] {
+        for nonsense in ["index ahead", "index back", "head past the table"] {
+            let mut guest = Guest::new();
+            let (_, mut stream) = guest.open(1);
+            let (_, mut program) = guest.accept(2);
+            match nonsense {
+                "index ahead" => guest.driver.set_available_index(queue, 10_000),
+                "index back" => guest.driver.set_available_index(queue, u16::MAX),
+                _ => (0..256).for_each(|_| guest.driver.make_available(queue, 256)),
+            }
+            guest.driver.ring(queue);
+            if queue == RECEIVE {
+                stream.write_all(b"x").unwrap();
+            }
+            let deadline = Instant::now() + LIMIT;
+            while guest.driver.status() & NEEDS_RESET == 0 {
+                assert!(guest.driver.wait_interrupt(deadline), "{nonsense} in {queue}");
+            }
+            let mut rest = Vec::new();
+            let _ = stream.read_to_end(&mut rest);
+            assert!(is_over(&mut program), "{nonsense} in {queue}");
+            guest.restart();
+            let _stream = guest.open(1);
+            guest.accept(2);
+        }
+    }
+}
+
+/// What a device is given when its driver is ready.
+struct Capture(Sender<Activation>);
+
+impl VirtioDevice for Capture {
+    fn device_type(&self) -> u32 {
+        DEVICE_TYPE
+    }
+    fn queue_sizes(&self) -> &[u16] {
+        &QUEUE_SIZES
+    }
+    fn activate(&mut self, activation: Activation) -> io::Result<()> {
+        self.0.send(activation).unwrap();
+        Ok(())
+    }
+    fn reset(&mut self) {}
+}
+
+#[test]
+fn however_much_the_guest_sends_and_takes_a_turn_is_bounded_and_asks_for_the_next() {
+    let (tell, hear) = bounded(1);
+    let mut driver = Driver::start(Box::new(Capture(tell)));
+    for _ in 0..200 {
+        driver.add(RECEIVE, &[], &[100]);
+        driver.add(TRANSMIT, &[header(UNKNOWN, op::REQUEST).as_bytes()], &[]);
+    }
+    let activation = hear.recv().unwrap();
+    with_registry(move |registry| {
+        let config = VsockConfig {
+            guest_cid: GUEST_CID,
+            listener: None,
+            guest_sockets: None,
+            services: Vec::new(),
+        };
+        let mut queues = activation.queues.into_iter();
+        let mut device = Queues {
+            ram: activation.ram,
+            receive: queues.next().unwrap(),
+            transmit: queues.next().unwrap(),
+            mux: Mux::new(config, Arc::default()),
+            payload: Vec::new(),
+        };
+        let mut taken = |queue| std::iter::from_fn(|| driver.take(queue)).count();
+        // More is due to the guest than one turn gives.
+        for guest in 0..TURN as u32 {
+            let packet = header(Ports { host: 9, guest }, op::REQUEST);
+            device.mux.receive(&packet, &[], registry);
+        }
+        for _ in 0..3 {
+            device.ready(super::TRANSMIT, EventSet::IN, registry);
+            assert_eq!([taken(TRANSMIT), taken(RECEIVE)], [TURN, TURN]);
+            assert_eq!(device.transmit.doorbell().read().ok(), Some(1), "it comes back");
+            assert_eq!(device.receive.doorbell().read().ok(), Some(1), "it comes back");
+        }
+        device.ready(super::TRANSMIT, EventSet::IN, registry);
+        assert_eq!([taken(TRANSMIT), taken(RECEIVE)], [200 - 3 * TURN, 200 - 3 * TURN]);
+        assert!(device.transmit.doorbell().read().is_err(), "nothing is left to come back to");
+    });
+}
