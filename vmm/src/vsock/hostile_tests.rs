@@ -11,7 +11,7 @@ use crossbeam_channel::{Sender, bounded};
 use rustix::time::{ClockId, clock_gettime};
 use std::io::{self, Read, Write};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use vmm_sys_util::epoll::EventSet;
 
 const UNKNOWN: Ports = Ports { host: 40, guest: 41 };
