@@ -1,5 +1,9 @@
 //! The `vmm` command from outside: what it refuses and how, and machines without a Linux in them.
 
+#[path = "cli/terminal.rs"]
+mod terminal;
+#[path = "cli/work.rs"]
+mod work;
 #[path = "cli/world.rs"]
 mod world;
 

@@ -133,6 +133,19 @@ impl Machine {
         self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
         (status, stdout, stderr)
     }
+
+    /// Waits for the end: its exit status.
+    pub(crate) fn status(mut self) -> ExitStatus {
+        wait(&mut self.child)
+    }
+
+    /// Waits for the end, but leaves standard error: exit status and standard output.
+    pub(crate) fn end_quietly(mut self) -> (ExitStatus, String) {
+        let status = wait(&mut self.child);
+        let mut stdout = String::new();
+        self.child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
+        (status, stdout)
+    }
 }
 
 impl Drop for Machine {
