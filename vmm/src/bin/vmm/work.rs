@@ -211,7 +211,7 @@ fn task_row(task: &TaskInfo) -> Vec<String> {
 fn print_report(report: &LogoffReport) {
     if !report.sessions.is_empty() {
         let rows: Vec<Vec<String>> = report.sessions.iter().map(session_row).collect();
-        print_table(&["USER", "TERMINAL", "FROM", "OUTCOME", "TIME"], &rows);
+        print_table(&["USER", "TERMINAL", "FROM", "OUTCOME", "TIME", "SURVIVORS"], &rows);
     }
     for row in report.sessions.iter().filter(|row| !row.survivors.is_empty()) {
         let survivors: Vec<String> = row
@@ -247,5 +247,7 @@ fn session_row(row: &SessionReport) -> Vec<String> {
         or_dash(&row.session.remote_host),
         outcome.into(),
         row.milliseconds.map_or_else(|| "-".into(), time),
+        // They are named below the table, which has no room for them.
+        if row.survivors.is_empty() { "-".into() } else { row.survivors.len().to_string() },
     ]
 }
