@@ -179,10 +179,13 @@ impl Agent {
                         }
                     }
                 }
-                HostMessage::Request { id, request: Request::Unknown } => {
+                HostMessage::Request { id, .. } => {
                     wire.send(&rejected(id, "this agent does not know the verb".into()))?;
                 }
-                HostMessage::Welcome(_) | HostMessage::Refuse(_) | HostMessage::Unknown => {}
+                HostMessage::Welcome(_)
+                | HostMessage::Refuse(_)
+                | HostMessage::Proceed { .. }
+                | HostMessage::Unknown => {}
             }
         }
     }

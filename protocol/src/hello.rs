@@ -7,6 +7,14 @@ use std::collections::BTreeMap;
 pub const LOGOFF: &str = "logoff";
 /// Name of the session list in [`Hello::services`].
 pub const SESSIONS: &str = "sessions";
+/// Name of the [power service](crate::power) in [`Hello::services`].
+pub const POWER: &str = "power";
+/// Name of the [info service](crate::info) in [`Hello::services`].
+pub const INFO: &str = "info";
+/// Name of the [parameters service](crate::parameters) in [`Hello::services`].
+pub const PARAMETERS: &str = "parameters";
+/// Name of the [clock service](crate::clock) in [`Hello::services`].
+pub const CLOCK: &str = "clock";
 
 /// A range of protocol versions, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

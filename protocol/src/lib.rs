@@ -38,11 +38,16 @@
 //! Fields and message types that one side does not know are passed over, so that an older and a
 //! newer side still understand each other.
 
+pub mod clock;
 pub mod frame;
 pub mod hello;
 pub mod hresult;
+pub mod info;
 pub mod message;
+pub mod parameters;
+pub mod power;
 pub mod task;
+pub mod text;
 
 pub use hresult::HResult;
 

@@ -5,7 +5,10 @@
 //! come a [`SessionReport`] whenever one changes, and a progress message at least once a second.
 
 use crate::HResult;
+use crate::clock::{ClockReport, HostTime};
 use crate::hello::{Hello, Refuse, Welcome};
+use crate::info::OsInfo;
+use crate::power::PowerRequest;
 use crate::task::{ManagerReport, SessionReport, SessionSummary, TaskResult};
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +43,11 @@ pub enum HostMessage {
         /// The request's id.
         id: u64,
     },
+    /// Do now what [`AgentMessage::PowerAccepted`] has accepted.
+    Proceed {
+        /// The request's id.
+        id: u64,
+    },
     /// A type that this build does not know.
     #[serde(other)]
     Unknown,
@@ -54,6 +62,30 @@ pub enum Request {
     /// Log everyone off. Answered by [`AgentMessage::Accepted`] and, in the end,
     /// [`AgentMessage::Done`]; or by [`AgentMessage::Rejected`].
     Logoff(LogoffRequest),
+    /// Shut down or restart. Answered by [`AgentMessage::PowerAccepted`], and by
+    /// [`AgentMessage::Done`] where it came to nothing; or by [`AgentMessage::Rejected`].
+    Power(PowerRequest),
+    /// What system are you? Answered by [`AgentMessage::OsInfo`].
+    OsInfo,
+    /// Has a user locked the screen? Answered by [`AgentMessage::ScreenLocked`], or
+    /// [`AgentMessage::Rejected`].
+    ScreenLocked,
+    /// What is the value of this parameter? Answered by [`AgentMessage::Parameter`], or
+    /// [`AgentMessage::Rejected`].
+    GetParameter {
+        /// The parameter.
+        name: String,
+    },
+    /// Give a parameter a value. Answered by [`AgentMessage::ParameterSet`], or
+    /// [`AgentMessage::Rejected`].
+    SetParameter {
+        /// The parameter.
+        name: String,
+        /// Its value.
+        value: String,
+    },
+    /// This is the time. Answered by [`AgentMessage::Clock`], or [`AgentMessage::Rejected`].
+    SetClock(HostTime),
     /// A verb that this build does not know; it is rejected.
     #[serde(other)]
     Unknown,
@@ -128,6 +160,46 @@ pub enum AgentMessage {
         /// How many more there are.
         omitted: u32,
     },
+    /// The guest can shut down or restart, and waits for [`HostMessage::Proceed`].
+    PowerAccepted {
+        /// The request's id.
+        id: u64,
+        /// What brings the guest up and down: `systemd`, `busybox`, ...
+        init: String,
+    },
+    /// The answer to [`Request::OsInfo`].
+    OsInfo {
+        /// The request's id.
+        id: u64,
+        /// The system.
+        info: OsInfo,
+    },
+    /// The answer to [`Request::ScreenLocked`].
+    ScreenLocked {
+        /// The request's id.
+        id: u64,
+        /// Whether one is locked.
+        locked: bool,
+    },
+    /// The answer to [`Request::GetParameter`].
+    Parameter {
+        /// The request's id.
+        id: u64,
+        /// The parameter's value.
+        value: String,
+    },
+    /// The answer to [`Request::SetParameter`].
+    ParameterSet {
+        /// The request's id.
+        id: u64,
+    },
+    /// The answer to [`Request::SetClock`].
+    Clock {
+        /// The request's id.
+        id: u64,
+        /// What was done.
+        report: ClockReport,
+    },
     /// The request is not taken. Nothing follows for this id.
     Rejected {
         /// The request's id.
@@ -147,6 +219,29 @@ pub enum AgentMessage {
     /// A type that this build does not know.
     #[serde(other)]
     Unknown,
+}
+
+impl AgentMessage {
+    /// The id of the request that this is about.
+    #[must_use]
+    pub fn request_id(&self) -> Option<u64> {
+        match self {
+            Self::Hello(_) | Self::Pong { .. } | Self::Heartbeat | Self::Unknown => None,
+            Self::Accepted { id, .. }
+            | Self::Session { id, .. }
+            | Self::Sessions { id, .. }
+            | Self::PowerAccepted { id, .. }
+            | Self::OsInfo { id, .. }
+            | Self::ScreenLocked { id, .. }
+            | Self::Parameter { id, .. }
+            | Self::ParameterSet { id }
+            | Self::Clock { id, .. }
+            | Self::Rejected { id, .. }
+            | Self::CancelAnswer { id, .. } => Some(*id),
+            Self::Progress(progress) => Some(progress.id),
+            Self::Done(done) => Some(done.id),
+        }
+    }
 }
 
 /// How far a request is.
@@ -185,9 +280,19 @@ pub struct Done {
     pub stale: Vec<SessionSummary>,
 }
 
+impl Done {
+    /// The end of a request that failed, without lists.
+    #[must_use]
+    pub fn failed(id: u64, result: TaskResult, error: HResult, text: impl Into<String>) -> Self {
+        let (managers, relogins, ignored, stale) = Default::default();
+        Self { id, result, error, text: text.into(), managers, relogins, ignored, stale }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::ClockAction;
 
     #[test]
     fn unknown_types_verbs_and_fields_are_passed_over() {
@@ -201,5 +306,11 @@ mod tests {
         let message: HostMessage =
             serde_json::from_str(r#"{"type":"ping","seq":9,"colour":"red"}"#).unwrap();
         assert_eq!(message, HostMessage::Ping { seq: 9 });
+        let message: AgentMessage = serde_json::from_str(
+            r#"{"type":"clock","id":1,"report":{"offset_ns":-5,"action":"meditated"}}"#,
+        )
+        .unwrap();
+        let report = ClockReport { offset_ns: -5, action: ClockAction::Unknown };
+        assert_eq!(message, AgentMessage::Clock { id: 1, report });
     }
 }

@@ -8,8 +8,11 @@
 use crossbeam_channel::Sender;
 use protocol::frame::{self, Decoder, FrameError};
 use protocol::hello::{Hello, Refuse, Welcome};
+use protocol::info::OsInfo;
 use protocol::message::{AgentMessage, HostMessage, MAX_ROWS, MAX_TEXT};
+use protocol::parameters::{MAX_VALUE, is_barred};
 use protocol::task::{MAX_SURVIVORS, SessionReport, SessionSummary};
+use protocol::text::steers;
 use std::io::{self, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
@@ -48,6 +51,7 @@ pub(super) struct Connection {
     pub(super) heard: Instant,
     stream: UnixStream,
     next_request: u64,
+    next_ping: u64,
 }
 
 impl Connection {
@@ -58,7 +62,14 @@ impl Connection {
         let reader = stream.try_clone()?;
         thread::Builder::new().name("agent".into()).spawn(move || read(number, reader, &events))?;
         let heard = Instant::now();
-        Ok(Self { number, phase: Phase::Greeting, heard, stream, next_request: 1 })
+        Ok(Self {
+            number,
+            phase: Phase::Greeting,
+            heard,
+            stream,
+            next_request: 1,
+            next_ping: PROOF + 1,
+        })
     }
 
     /// The number of the next request: they rise.
@@ -66,6 +77,13 @@ impl Connection {
         let id = self.next_request;
         self.next_request += 1;
         id
+    }
+
+    /// The number of the next ping: they rise.
+    pub(super) fn ping_seq(&mut self) -> u64 {
+        let seq = self.next_ping;
+        self.next_ping += 1;
+        seq
     }
 
     /// Sends `message`; false if the guest does not take it, which ends the connection.
@@ -160,8 +178,14 @@ fn clean(mut message: AgentMessage) -> AgentMessage {
             clean_summaries(&mut done.ignored);
             clean_summaries(&mut done.stale);
         }
+        AgentMessage::PowerAccepted { init, .. } => clean_text(init),
+        AgentMessage::OsInfo { info, .. } => clean_info(info),
+        AgentMessage::Parameter { value, .. } => clean_value(value),
         AgentMessage::Pong { .. }
         | AgentMessage::Heartbeat
+        | AgentMessage::ScreenLocked { .. }
+        | AgentMessage::ParameterSet { .. }
+        | AgentMessage::Clock { .. }
         | AgentMessage::Progress(_)
         | AgentMessage::CancelAnswer { .. }
         | AgentMessage::Unknown => {}
@@ -196,22 +220,42 @@ fn clean_summary(session: &mut SessionSummary) {
     }
 }
 
+fn clean_info(info: &mut OsInfo) {
+    for text in [
+        &mut info.computer_name,
+        &mut info.name,
+        &mut info.id,
+        &mut info.version,
+        &mut info.build,
+        &mut info.variant,
+        &mut info.kernel_release,
+        &mut info.kernel_version,
+        &mut info.architecture,
+    ] {
+        clean_text(text);
+    }
+}
+
 /// Cuts `text` to [`MAX_TEXT`] bytes and replaces what a terminal would obey.
 fn clean_text(text: &mut String) {
-    let mut end = text.len().min(MAX_TEXT);
+    bound(text, MAX_TEXT, steers);
+}
+
+/// A parameter's value is longer, and has lines.
+fn clean_value(value: &mut String) {
+    bound(value, MAX_VALUE, is_barred);
+}
+
+/// Cuts `text` to `length` bytes and replaces its bad characters.
+fn bound(text: &mut String, length: usize, bad: fn(char) -> bool) {
+    let mut end = text.len().min(length);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
     text.truncate(end);
-    if text.contains(is_unsafe) {
-        *text = text.chars().map(|c| if is_unsafe(c) { '?' } else { c }).collect();
+    if text.contains(bad) {
+        *text = text.chars().map(|c| if bad(c) { '?' } else { c }).collect();
     }
-}
-
-/// Control characters, and those that turn the direction of what follows.
-fn is_unsafe(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -226,5 +270,9 @@ mod tests {
         let mut text = "a\x1b[2Jb\n\u{9b}c\u{202e}".to_owned();
         clean_text(&mut text);
         assert_eq!(text, "a?[2Jb??c?");
+        let mut value = format!("two\nlines\x1b{}", "x".repeat(MAX_VALUE));
+        clean_value(&mut value);
+        assert!(value.starts_with("two\nlines?x"));
+        assert_eq!(value.len(), MAX_VALUE);
     }
 }

@@ -1,13 +1,19 @@
 //! The guest's operating system as callers hold it: Virtual PC's `IVMGuestOS`.
 
 use crate::error::CallError;
+use crate::integration::heartbeat::Heartbeats;
 use crate::integration::worker::Command;
 use crate::state::{StateCell, VmState};
 use crate::task::Task;
 use crossbeam_channel::{Sender, bounded};
 use protocol::HResult;
+use protocol::clock::ClockReport;
+use protocol::hello::SESSIONS;
+use protocol::message::{AgentMessage, Request};
 use protocol::task::{LogoffOptions, SessionSummary};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,20 +28,52 @@ pub(crate) struct Status {
     pub(crate) heard: Option<Instant>,
     /// When this boot began.
     pub(crate) booted: Option<Instant>,
+    /// Those of this boot, since an agent has connected.
+    pub(crate) heartbeats: Option<Heartbeats>,
+    /// What the guest did with its clock last.
+    pub(crate) clock: Option<ClockReport>,
     /// Messages that nobody had asked for.
     pub(crate) dropped: u64,
 }
 
-/// The status, and how to wait for its changes.
+impl Status {
+    /// Whether an agent is connected that offers `service`.
+    ///
+    /// # Errors
+    /// `VM_E_ADDITIONS_FEATURE_NOT_AVAIL`, with the reason.
+    pub(crate) fn offered(&self, service: &str) -> Result<(), CallError> {
+        let agent = self.connected.as_ref().ok_or_else(|| no_agent(self))?;
+        if agent.services.contains(service) {
+            return Ok(());
+        }
+        let text = format!(
+            "the agent in the guest (version {}) does not offer {service}; a newer one may",
+            agent.version
+        );
+        Err(CallError::new(HResult::VM_E_ADDITIONS_FEATURE_NOT_AVAIL, text))
+    }
+}
+
+/// The status, and how to wait for its changes; and what outlasts a boot.
 #[derive(Debug, Default)]
 pub(crate) struct StatusCell {
     status: Mutex<Status>,
     changed: Condvar,
+    time_sync_off: AtomicBool,
 }
 
 impl StatusCell {
     pub(crate) fn get(&self) -> MutexGuard<'_, Status> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the guest is told the host's time.
+    pub(crate) fn time_sync(&self) -> bool {
+        !self.time_sync_off.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_time_sync(&self, enabled: bool) {
+        self.time_sync_off.store(!enabled, Ordering::Relaxed);
     }
 
     /// Wakes whoever waits for an agent.
@@ -56,6 +94,7 @@ impl StatusCell {
 pub(crate) struct Agent {
     pub(crate) version: String,
     pub(crate) boot_id: String,
+    pub(crate) services: BTreeSet<String>,
 }
 
 /// The agent, as far as the host knows.
@@ -116,7 +155,12 @@ impl GuestOs {
     /// # Errors
     /// As for [`logoff`](Self::logoff).
     pub fn sessions(&self) -> Result<SessionList, CallError> {
-        self.call(|reply| Command::Sessions { reply })
+        self.ask(SESSIONS, Request::Sessions, |answer| match answer {
+            AgentMessage::Sessions { backend, sessions, omitted, .. } => {
+                Some(SessionList { backend, sessions, omitted })
+            }
+            _ => None,
+        })
     }
 
     /// What is known of the agent.
@@ -139,11 +183,60 @@ impl GuestOs {
         self.status.wait_for_agent(timeout)
     }
 
-    fn call<T>(
+    pub(super) fn state(&self) -> VmState {
+        self.state.get()
+    }
+
+    pub(super) fn status(&self) -> MutexGuard<'_, Status> {
+        self.status.get()
+    }
+
+    pub(super) fn cell(&self) -> &StatusCell {
+        &self.status
+    }
+
+    /// Whether the agent that is connected offers `service`.
+    pub(super) fn offers(&self, service: &str) -> bool {
+        self.status().offered(service).is_ok()
+    }
+
+    /// That the machine runs, and its agent offers `service`.
+    pub(super) fn offered(&self, service: &str) -> Result<(), CallError> {
+        match self.state() {
+            VmState::Running => self.status().offered(service),
+            _ => Err(not_running()),
+        }
+    }
+
+    /// That the machine is not paused, for calls whose documentation has a code for that.
+    pub(super) fn unpaused(&self) -> Result<(), CallError> {
+        if self.state() == VmState::Paused {
+            let text = "the machine is paused; resume it first";
+            return Err(CallError::new(HResult::VM_E_VM_PAUSED, text));
+        }
+        Ok(())
+    }
+
+    /// Asks `service` for something that one message answers, which `read` understands.
+    pub(super) fn ask<T>(
+        &self,
+        service: &'static str,
+        request: Request,
+        read: impl FnOnce(AgentMessage) -> Option<T>,
+    ) -> Result<T, CallError> {
+        let answer = self.call(|reply| Command::Ask { service, request, reply })?;
+        read(answer).ok_or_else(|| {
+            let text = "the guest answered with something else";
+            CallError::new(HResult::DISP_E_EXCEPTION, text)
+        })
+    }
+
+    /// Has the thread do something.
+    pub(super) fn call<T>(
         &self,
         command: impl FnOnce(Sender<Result<T, CallError>>) -> Command,
     ) -> Result<T, CallError> {
-        if self.state.get() != VmState::Running {
+        if self.state() != VmState::Running {
             return Err(not_running());
         }
         let (reply, answer) = bounded(1);

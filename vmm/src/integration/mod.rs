@@ -4,12 +4,18 @@
 //! is going on. It knows nothing of virtio: a connection is a `UnixStream`, so everything here is
 //! tested against scripted peers and the real agent over socket pairs.
 //!
-//! `channel` is one connection, from hello to silence. `logoff` is the operation. `worker` is
-//! the thread, [`guest`] what callers hold.
+//! `channel` is one connection, from hello to silence. `worker` is the thread, [`guest`] what
+//! callers hold. Each service has a file with its part of both: `logoff`, `power`, [`info`],
+//! `parameters`, `heartbeat` and `clock`.
 
 mod channel;
+mod clock;
 pub mod guest;
+mod heartbeat;
+pub mod info;
 mod logoff;
+mod parameters;
+mod power;
 mod worker;
 
 use crate::state::StateCell;
@@ -34,6 +40,10 @@ struct Timing {
     silence: Duration,
     /// From the guest's own deadline to the host's.
     margin: Duration,
+    /// From the guest's acceptance of a shutdown or restart to its end.
+    power: Duration,
+    /// Between two times that the guest is told the time.
+    clock: Duration,
 }
 
 impl Default for Timing {
@@ -43,6 +53,8 @@ impl Default for Timing {
             answer: Duration::from_secs(5),
             silence: Duration::from_millis(3 * protocol::HEARTBEAT_MS),
             margin: Duration::from_secs(2),
+            power: Duration::from_secs(300),
+            clock: Duration::from_secs(protocol::clock::PERIOD_SECONDS),
         }
     }
 }
@@ -95,9 +107,27 @@ impl Integration {
         self.tell(Command::BootStarted);
     }
 
+    /// What the machine is called: guests that connect from now on are told.
+    pub fn set_machine_name(&self, name: &str) {
+        // No thread, no guest to be told.
+        let _ = self.commands.send(Command::Name(name.to_owned()));
+    }
+
+    /// The machine was paused, and goes on: the guest's silence meanwhile was none of its doing,
+    /// and its clock is behind. To be called before the state is running again.
+    pub fn resumed(&self) {
+        self.tell(Command::Resumed);
+    }
+
+    /// The guest has powered the machine off: as [`machine_ended`](Self::machine_ended), but a
+    /// shutdown that was asked for has succeeded.
+    pub fn powered_off(&self) {
+        self.tell(|done| Command::MachineEnded { powered_off: true, done });
+    }
+
     /// The machine has ended: when this returns, every call and task is complete.
     pub fn machine_ended(&self) {
-        self.tell(Command::MachineEnded);
+        self.tell(|done| Command::MachineEnded { powered_off: false, done });
     }
 
     /// Sends what `command` makes, and waits until it is done.

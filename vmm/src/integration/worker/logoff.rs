@@ -1,0 +1,234 @@
+//! The thread's part in a logoff: who may begin one, who is told what, and when it is given up.
+
+use super::{Command, Key, Worker};
+use crate::error::CallError;
+use crate::integration::channel::Phase;
+use crate::integration::guest::{no_agent, not_running};
+use crate::integration::logoff::{Caller, Operation, Stage, refuse};
+use crossbeam_channel::{Sender, bounded};
+use protocol::HResult;
+use protocol::frame;
+use protocol::hello::LOGOFF;
+use protocol::message::{AgentMessage, HostMessage, Request};
+use protocol::task::{LogoffOptions, TaskResult};
+use std::time::Instant;
+
+impl Worker {
+    pub(super) fn logoff(&mut self, options: LogoffOptions, caller: Caller) {
+        if let Some(operation) = &mut self.operation {
+            if let Stage::Asked { callers, .. } = &mut operation.stage {
+                callers.push(caller);
+            } else {
+                self.give_task(caller);
+            }
+            return;
+        }
+        let timing = self.timing;
+        let connection = match self.agent(LOGOFF) {
+            Ok(connection) => connection,
+            Err(error) => return refuse(vec![caller], &error),
+        };
+        let number = connection.number;
+        let id = connection.request_id();
+        let Phase::Ready(hello) = &connection.phase else { return };
+        let operation = Operation::ask(
+            (number, id),
+            hello.boot_id.clone(),
+            options,
+            caller,
+            timing.answer,
+            timing.margin,
+        );
+        let request = Request::Logoff(operation.to_request());
+        let sent = connection.send(&HostMessage::Request { id, request });
+        self.operation = Some(operation);
+        if !sent {
+            self.close(number);
+        }
+    }
+
+    /// Gives `caller` a task for the operation.
+    fn give_task(&mut self, caller: Caller) {
+        let Some(operation) = &mut self.operation else { return };
+        let commands = self.commands.clone();
+        let canceller = Box::new(move || {
+            let (reply, answer) = bounded(1);
+            commands.send(Command::Cancel { reply }).map_err(|_| not_running())?;
+            answer.recv().unwrap_or_else(|_| Err(not_running()))
+        });
+        let (task, work) = self.tasks.start("log off all users", canceller);
+        operation.join(work);
+        // A caller who has gone leaves its task to whoever asks for it.
+        let _ = caller.send(Ok(task));
+    }
+
+    pub(super) fn cancel(&mut self, reply: Sender<Result<(), CallError>>) {
+        let refusal = |text: &str| Err(CallError::new(HResult::E_FAIL, text));
+        let outcome = match &mut self.operation {
+            None => refusal("the task is complete already"),
+            Some(Operation { stage: Stage::Committed { .. }, .. }) => {
+                refusal("the work has begun and cannot be taken back; it goes on")
+            }
+            Some(operation) => match operation.request {
+                None => refusal("the agent's connection is lost, so nobody can be asked to stop"),
+                Some((number, id)) => {
+                    let until = Instant::now() + self.timing.answer;
+                    operation.cancelling.push((until, reply));
+                    self.send(number, &HostMessage::Cancel { id });
+                    return;
+                }
+            },
+        };
+        // Whoever asked may have gone.
+        let _ = reply.send(outcome);
+    }
+
+    /// An agent has connected, and may go on with what another connection began.
+    pub(super) fn logoff_connected(&mut self, number: u64, boot_id: &str) {
+        let Some(operation) = &self.operation else { return };
+        if operation.boot_id == boot_id {
+            self.send_again(number);
+        } else if let Some(operation) = self.operation.take() {
+            let text = "the guest rebooted before the work was done";
+            operation.end(TaskResult::UnexpectedError, HResult::DISP_E_EXCEPTION, text);
+        }
+    }
+
+    /// Gives the operation, whose connection was lost, to the connection `number`.
+    fn send_again(&mut self, number: u64) {
+        let Some(connection) = self.connections.iter_mut().find(|c| c.number == number) else {
+            return;
+        };
+        let Some(operation) = &mut self.operation else { return };
+        let id = connection.request_id();
+        operation.request = Some((number, id));
+        let request = Request::Logoff(operation.to_request());
+        let message = HostMessage::Request { id, request };
+        if frame::encode(&message).is_err() {
+            // What is known of several hundred sessions does not fit a message.
+            if let Some(operation) = self.operation.take() {
+                let text = "the agent was restarted, and there are too many sessions to tell it \
+                            of; log off once more";
+                operation.end(TaskResult::UnexpectedError, HResult::DISP_E_EXCEPTION, text);
+            }
+        } else if !connection.send(&message) {
+            self.close(number);
+        }
+    }
+
+    /// The connection `number` has been lost.
+    pub(super) fn logoff_lost(&mut self, number: u64) {
+        let Some(operation) = &mut self.operation else { return };
+        if operation.request.is_none_or(|(on, _)| on != number) {
+            return;
+        }
+        operation.request = None;
+        for (_, answer) in operation.cancelling.drain(..) {
+            let text = "the agent's connection was lost before it answered";
+            let _ = answer.send(Err(CallError::new(HResult::E_FAIL, text)));
+        }
+        if let Stage::Asked { callers, .. } = &mut operation.stage {
+            let callers = std::mem::take(callers);
+            refuse(callers, &no_agent(&self.status()));
+            self.operation = None;
+        }
+    }
+
+    /// A message about a logoff; false if it is not about one.
+    pub(super) fn logoff_message(&mut self, key: Key, message: AgentMessage) -> bool {
+        let (number, id) = key;
+        if self.abandoned == Some(key) {
+            // Nobody waits for it any more.
+            if matches!(message, AgentMessage::Accepted { .. }) {
+                self.send(number, &HostMessage::Cancel { id });
+            }
+        } else if self.operation.as_ref().is_some_and(|operation| operation.request == Some(key)) {
+            self.operate(message);
+        } else {
+            return false;
+        }
+        true
+    }
+
+    /// A message about the operation.
+    fn operate(&mut self, message: AgentMessage) {
+        let Some(operation) = &mut self.operation else { return };
+        let asked = matches!(operation.stage, Stage::Asked { .. });
+        match message {
+            AgentMessage::Accepted { backend, sessions, managers, .. } => {
+                match operation.accept(backend, sessions, managers) {
+                    Ok(callers) => callers.into_iter().for_each(|caller| self.give_task(caller)),
+                    Err(callers) => {
+                        let text = format!("the guest claims to have {sessions} sessions");
+                        let error = CallError::new(HResult::DISP_E_EXCEPTION, text);
+                        refuse(callers, &error);
+                        self.operation = None;
+                    }
+                }
+            }
+            AgentMessage::Rejected { error, text, .. } if error.is_failure() => {
+                if let Some(operation) = self.operation.take() {
+                    operation.end(TaskResult::UnexpectedError, error, &text);
+                }
+            }
+            AgentMessage::Session { session, .. } if !asked => operation.session(session),
+            AgentMessage::Progress(progress) if !asked => operation.progress(&progress),
+            AgentMessage::CancelAnswer { cancelled, .. } if !asked => {
+                if cancelled && matches!(operation.stage, Stage::Preparing) {
+                    if let Some(operation) = self.operation.take() {
+                        let text = "cancelled before anything was done";
+                        operation.end(TaskResult::Cancelled, HResult::ERROR_CANCELLED, text);
+                    }
+                    return;
+                }
+                for (_, answer) in operation.cancelling.drain(..) {
+                    let text = "the work has begun and cannot be taken back; it goes on";
+                    let _ = answer.send(Err(CallError::new(HResult::E_FAIL, text)));
+                }
+            }
+            AgentMessage::Done(done) if !asked => {
+                if let Some(operation) = self.operation.take() {
+                    operation.done(done);
+                }
+            }
+            // Out of order.
+            _ => self.status().dropped += 1,
+        }
+    }
+
+    pub(super) fn expire_logoff(&mut self, now: Instant) {
+        let Some(operation) = &mut self.operation else { return };
+        if let Stage::Asked { deadline, callers } = &mut operation.stage {
+            if *deadline <= now {
+                let text = format!(
+                    "the guest did not accept within {} ms; nobody was logged off",
+                    self.timing.answer.as_millis()
+                );
+                let callers = std::mem::take(callers);
+                refuse(callers, &CallError::new(HResult::VM_E_TIMED_OUT, text));
+                let request = operation.request;
+                self.operation = None;
+                self.abandoned = request;
+                if let Some((number, id)) = request {
+                    self.send(number, &HostMessage::Cancel { id });
+                }
+            }
+            return;
+        }
+        if operation.publish_at.is_some_and(|time| time <= now) {
+            operation.publish();
+        }
+        let (late, in_time): (Vec<_>, Vec<_>) =
+            operation.cancelling.drain(..).partition(|(until, _)| *until <= now);
+        operation.cancelling = in_time;
+        for (_, answer) in late {
+            let text = "the guest did not answer in time; the work goes on";
+            let _ = answer.send(Err(CallError::new(HResult::E_FAIL, text)));
+        }
+        if operation.is_overdue()
+            && let Some(operation) = self.operation.take()
+        {
+            operation.time_out();
+        }
+    }
+}
