@@ -176,7 +176,8 @@ fn one_connection_too_many_is_refused_until_another_ends() {
     guest.send(header(ports, op::REQUEST), &[]);
     guest.expect(ports, op::RST);
     assert!(is_over(&mut guest.program("CONNECT 80\n")), "nor does a host program get through");
-    let (gone, _) = streams.swap_remove(500);
+    // Its stream stays open: the end of the connection is to be the guest's.
+    let (gone, _stream) = streams.swap_remove(500);
     guest.send(header(gone, op::RST), &[]);
     guest.open(ports.guest);
     let (last, stream) = &mut streams[MAX_CONNECTIONS - 2];
