@@ -1,4 +1,5 @@
-//! What the tests share: a machine under the `vmm` command, its serial console, and the guests.
+//! What the tests share: a machine under the `vmm` command, its serial console, and the guests;
+//! and the kernels of [`micro`] guests.
 //!
 //! The tests that boot stock kernels (`tests/lab_*.rs`) run wherever KVM can do that: on the host
 //! itself or in the lab, as `cargo xtask test` decides. It tells them through the environment where
@@ -10,6 +11,7 @@
 mod console;
 mod guest;
 mod machine;
+pub mod micro;
 
 pub use console::Console;
 pub use guest::Flavour;

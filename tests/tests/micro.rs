@@ -64,7 +64,7 @@ impl Guest {
         buses.pio.insert(PORT.into(), 8, Arc::new(Mutex::new(log.clone()))).unwrap();
         buses.mmio.insert(ADDRESS, 0x1000, Arc::new(Mutex::new(log.clone()))).unwrap();
         let (slot, outcome) = OutcomeSlot::new();
-        let processors = Processors::start(vec![vcpu], &Arc::new(buses), &slot).unwrap();
+        let processors = Processors::start(vec![vcpu], &Arc::new(buses), &slot, false).unwrap();
         Self { processors, outcome, log, ram }
     }
 

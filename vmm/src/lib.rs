@@ -35,6 +35,7 @@ pub mod console;
 pub mod control;
 pub mod devices;
 pub mod error;
+pub mod events;
 pub mod integration;
 pub mod io;
 pub mod irq;

@@ -108,12 +108,12 @@ fn connect(what: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> MachineError
     move |source| MachineError::Connect { what, source }
 }
 
-/// Ends a boot, or presses the power button, from outside.
+/// What can be done to a boot from outside.
 #[derive(Clone)]
 pub struct MachineControl {
     outcome: OutcomeSlot,
-    power: Arc<Mutex<Power>>,
-    button: IrqLine,
+    button: PowerButton,
+    processors: Arc<Processors>,
 }
 
 impl MachineControl {
@@ -122,10 +122,38 @@ impl MachineControl {
         self.outcome.put(Outcome::Stopped);
     }
 
+    /// Ends the boot, so that another one may begin.
+    pub fn reset(&self) {
+        self.outcome.put(Outcome::HostReset);
+    }
+
+    /// Lets the processors stand still; when this returns, they do.
+    pub fn pause(&self) {
+        self.processors.pause();
+    }
+
+    /// Lets them go on.
+    pub fn resume(&self) {
+        self.processors.resume();
+    }
+
     /// Presses the power button.
     pub fn press_power_button(&self) {
+        self.button.press();
+    }
+}
+
+/// The power button and its interrupt.
+#[derive(Clone)]
+struct PowerButton {
+    power: Arc<Mutex<Power>>,
+    line: IrqLine,
+}
+
+impl PowerButton {
+    fn press(&self) {
         self.power.lock().unwrap_or_else(PoisonError::into_inner).press();
-        if let Err(error) = self.button.trigger() {
+        if let Err(error) = self.line.trigger() {
             tracing::warn!(%error, "the power button's interrupt was not raised");
         }
     }
@@ -136,14 +164,56 @@ impl MachineControl {
 /// Fields are dropped in this order: first who uses guest RAM, last the RAM.
 pub struct Machine {
     vcpus: Vec<VcpuFd>,
+    parts: Parts,
+}
+
+/// What a machine has besides its processors.
+///
+/// Fields are dropped in this order: the devices and the console's last words, last the RAM.
+struct Parts {
     buses: Arc<Buses>,
-    io: IoThread,
+    _io: IoThread,
     slot: OutcomeSlot,
     outcome: Receiver<Outcome>,
-    control: MachineControl,
+    button: PowerButton,
     output: crate::console::ConsoleOutput,
     _vm: Arc<VmFd>,
     _ram: GuestRam,
+}
+
+/// A machine whose processors run. Dropping it stops them, as soon as no [control](MachineControl)
+/// of it is left.
+///
+/// Fields are dropped in this order: first who uses guest RAM, last the RAM.
+pub struct Boot {
+    processors: Arc<Processors>,
+    parts: Parts,
+}
+
+impl Boot {
+    /// What can be done to it from outside.
+    #[must_use]
+    pub fn control(&self) -> MachineControl {
+        MachineControl {
+            outcome: self.parts.slot.clone(),
+            button: self.parts.button.clone(),
+            processors: self.processors.clone(),
+        }
+    }
+
+    /// Waits for the boot's end, and says how it ended.
+    #[must_use]
+    pub fn wait(&self) -> Outcome {
+        // The slot is ours, so somebody can always say how the boot ended.
+        match self.parts.outcome.recv().unwrap_or(Outcome::Stopped) {
+            // A kernel that panics resets at once: `MachineConfig::cmdline` asks it to.
+            Outcome::Reset => match self.parts.output.panic() {
+                Some(text) => Outcome::Panic(Some(text)),
+                None => Outcome::Reset,
+            },
+            outcome => outcome,
+        }
+    }
 }
 
 impl Machine {
@@ -169,7 +239,7 @@ impl Machine {
         let mut board = Board { vm: &vm, pio: Bus::default(), mmio: Bus::default(), virtio: 0 };
         let ioapic = Arc::new(Mutex::new(IoApic::new(vm.clone())));
         board.mmio.insert(layout::IOAPIC, layout::IOAPIC_SIZE, ioapic)?;
-        let control = board.platform(links, &io, &slot)?;
+        let button = board.platform(links, &io, &slot)?;
         for device in virtio_devices(links, &io)? {
             board.virtio(device, &ram)?;
         }
@@ -182,36 +252,19 @@ impl Machine {
         }
         links.console.output().boot_begins();
         let output = links.console.output().clone();
-        Ok(Self { vcpus, buses, io, slot, outcome, control, output, _vm: vm, _ram: ram })
+        let parts = Parts { buses, _io: io, slot, outcome, button, output, _vm: vm, _ram: ram };
+        Ok(Self { vcpus, parts })
     }
 
-    /// A way to end the boot from outside.
-    #[must_use]
-    pub fn control(&self) -> MachineControl {
-        self.control.clone()
-    }
-
-    /// Runs the boot to its end.
+    /// Lets the processors run; if the boot is to begin `paused`, only when they are resumed.
     ///
     /// # Errors
     /// A processor's thread cannot be started.
-    pub fn run(self) -> Result<Outcome, MachineError> {
-        let processors = Processors::start(self.vcpus, &self.buses, &self.slot)
+    pub fn start(self, paused: bool) -> Result<Boot, MachineError> {
+        let Self { vcpus, parts } = self;
+        let processors = Processors::start(vcpus, &parts.buses, &parts.slot, paused)
             .map_err(resource("the processors' threads"))?;
-        // The slot is ours, so somebody can always say how the boot ended.
-        let outcome = self.outcome.recv().unwrap_or(Outcome::Stopped);
-        drop(processors);
-        // The devices and the console's last words.
-        drop(self.buses);
-        drop(self.io);
-        Ok(match outcome {
-            // A kernel that panics resets at once: `MachineConfig::cmdline` asks it to.
-            Outcome::Reset => match self.output.panic() {
-                Some(text) => Outcome::Panic(Some(text)),
-                None => Outcome::Reset,
-            },
-            outcome => outcome,
-        })
+        Ok(Boot { processors: Arc::new(processors), parts })
     }
 }
 
@@ -257,7 +310,7 @@ impl Board<'_> {
         links: &Links,
         io: &IoThread,
         outcome: &OutcomeSlot,
-    ) -> Result<MachineControl, MachineError> {
+    ) -> Result<PowerButton, MachineError> {
         let output = links.console.output().clone();
         let line = self.line(layout::SERIAL_GSI)?;
         let serial = Serial::new(line, output.clone()).map_err(resource("the serial port"))?;
@@ -277,8 +330,7 @@ impl Board<'_> {
 
         let power = Arc::new(Mutex::new(Power::new(outcome.clone())));
         self.port(layout::POWER, power::PORTS, power.clone())?;
-        let button = self.line(layout::POWER_GSI)?;
-        Ok(MachineControl { outcome: outcome.clone(), power, button })
+        Ok(PowerButton { power, line: self.line(layout::POWER_GSI)? })
     }
 
     /// Puts on a virtio device; KVM rings its queues' doorbells.

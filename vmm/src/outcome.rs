@@ -9,6 +9,8 @@ pub enum Outcome {
     PowerOff,
     /// The guest asked for a reset.
     Reset,
+    /// The host asked for a reset.
+    HostReset,
     /// The host stopped it.
     Stopped,
     /// The guest's kernel panicked; with the line that says why, if the console showed it.

@@ -72,6 +72,16 @@ impl Tasks {
         (task.clone(), Work { task, finished: false })
     }
 
+    /// Begins a task that cannot be cancelled.
+    #[must_use]
+    pub(crate) fn start_committed(&self, description: &str) -> (Task, Work) {
+        let text = "this work cannot be taken back; it goes on";
+        let canceller = move || Err(CallError::new(HResult::E_FAIL, text));
+        let (task, work) = self.start(description, Box::new(canceller));
+        work.commit();
+        (task, work)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Collection> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -9,8 +9,8 @@ use kvm_bindings::{
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use std::io;
 use std::ptr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 /// The two buses of the machine.
@@ -32,15 +32,98 @@ enum Step {
     End(Outcome),
 }
 
+/// What the processors are to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    /// Run the guest.
+    Run,
+    /// Stand still.
+    Pause,
+    /// End.
+    Stop,
+}
+
+/// Where the processors look between two entries to the guest.
+struct Gate {
+    /// Whether the order is [`Order::Run`], to be seen without the lock.
+    open: AtomicBool,
+    watch: Mutex<Watch>,
+    changed: Condvar,
+}
+
+struct Watch {
+    order: Order,
+    /// Processors that have not ended.
+    alive: usize,
+    /// Those of them that stand still.
+    parked: usize,
+}
+
+impl Gate {
+    fn new(paused: bool) -> Self {
+        let order = if paused { Order::Pause } else { Order::Run };
+        Self {
+            open: AtomicBool::new(!paused),
+            watch: Mutex::new(Watch { order, alive: 0, parked: 0 }),
+            changed: Condvar::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Watch> {
+        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn order(&self, order: Order) {
+        let mut watch = self.lock();
+        watch.order = order;
+        self.open.store(order == Order::Run, Ordering::Release);
+        self.changed.notify_all();
+    }
+
+    /// Holds a processor as long as it is to stand still; none if it is to end.
+    fn pass(&self) -> Option<Pass> {
+        if self.open.load(Ordering::Acquire) {
+            return Some(Pass::AtOnce);
+        }
+        let mut watch = self.lock();
+        let mut pass = Pass::AtOnce;
+        watch.parked += 1;
+        self.changed.notify_all();
+        while watch.order == Order::Pause {
+            pass = Pass::AfterPause;
+            watch = self.changed.wait(watch).unwrap_or_else(PoisonError::into_inner);
+        }
+        watch.parked -= 1;
+        (watch.order == Order::Run).then_some(pass)
+    }
+}
+
+/// How a processor came through the gate.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    AtOnce,
+    AfterPause,
+}
+
+/// A processor's membership of those that are alive.
+struct Alive(Arc<Gate>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.lock().alive -= 1;
+        self.0.changed.notify_all();
+    }
+}
+
 /// The processors of a machine, a thread each. Dropping it stops them.
 pub struct Processors {
-    stop: Arc<AtomicBool>,
+    gate: Arc<Gate>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Processors {
     /// Starts `vcpus`: they reach devices through `buses`, and say how the boot ends through
-    /// `outcome`.
+    /// `outcome`. If they are to start `paused`, they wait for [`resume`](Self::resume).
     ///
     /// # Errors
     /// A thread cannot be started; those that were have been stopped again.
@@ -48,29 +131,43 @@ impl Processors {
         vcpus: Vec<VcpuFd>,
         buses: &Arc<Buses>,
         outcome: &OutcomeSlot,
+        paused: bool,
     ) -> io::Result<Self> {
         // The threads inherit the mask: no signal that the process handles ends up in them.
         let _mask = AllBlocked::new();
-        let mut processors =
-            Self { stop: Arc::default(), threads: Vec::with_capacity(vcpus.len()) };
+        let gate = Arc::new(Gate::new(paused));
+        let mut processors = Self { gate, threads: Vec::with_capacity(vcpus.len()) };
         for (index, fd) in vcpus.into_iter().enumerate() {
-            let vcpu = Vcpu {
-                fd,
-                buses: buses.clone(),
-                outcome: outcome.clone(),
-                stop: processors.stop.clone(),
-            };
+            processors.gate.lock().alive += 1;
+            let alive = Alive(processors.gate.clone());
+            let vcpu = Vcpu { fd, buses: buses.clone(), outcome: outcome.clone(), alive };
             let name = format!("vcpu{index}");
             let thread = thread::Builder::new().name(name).spawn(move || vcpu.run())?;
             processors.threads.push(thread);
         }
         Ok(processors)
     }
+
+    /// Lets all processors stand still; when this returns, they do. A device access that one of
+    /// them is in the middle of is finished first.
+    pub fn pause(&self) {
+        self.gate.order(Order::Pause);
+        self.threads.iter().for_each(kick::kick);
+        let mut watch = self.gate.lock();
+        while watch.order == Order::Pause && watch.parked < watch.alive {
+            watch = self.gate.changed.wait(watch).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Lets them go on.
+    pub fn resume(&self) {
+        self.gate.order(Order::Run);
+    }
 }
 
 impl Drop for Processors {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
+        self.gate.order(Order::Stop);
         self.threads.iter().for_each(kick::kick);
         for thread in self.threads.drain(..) {
             // A panic of that thread has been reported where it happened.
@@ -84,7 +181,7 @@ struct Vcpu {
     fd: VcpuFd,
     buses: Arc<Buses>,
     outcome: OutcomeSlot,
-    stop: Arc<AtomicBool>,
+    alive: Alive,
 }
 
 impl Vcpu {
@@ -95,7 +192,12 @@ impl Vcpu {
                 .put(Outcome::InternalError(format!("KVM_SET_SIGNAL_MASK failed: {error}")));
             return;
         }
-        while !self.stop.load(Ordering::Acquire) {
+        while let Some(pass) = self.alive.0.pass() {
+            if pass == Pass::AfterPause {
+                // Tells the guest's watchdogs that time has passed without it. A guest that does
+                // not use kvm-clock has nowhere to be told.
+                let _ = self.fd.kvmclock_ctrl();
+            }
             match self.step() {
                 Step::Continue => {}
                 Step::Interrupted => kick::take(),

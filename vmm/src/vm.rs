@@ -1,21 +1,27 @@
-//! A virtual machine as its owner holds it: start, state, guest, end.
+//! A virtual machine as its owner holds it: startup, state, guest, end.
 //!
-//! This is the only place that changes a machine's state. A thread named `vm` runs the machine; a
-//! guest that reboots gets a new [`Machine`] made from the same configuration, so that nothing of
-//! the earlier boot is left, and the integration channel is told that a boot has begun.
+//! This is the only place that changes a machine's [state](crate::state). A verb is admitted and
+//! the state changed under one lock, so that of two callers one is first. A thread named `vm` runs
+//! the machine from startup to end; a guest that reboots gets a new [`Machine`] made from the same
+//! configuration, so that nothing of the earlier boot is left, and the integration channel is told
+//! that a boot has begun. A machine that has ended can be started again.
 
-use crate::config::MachineConfig;
+use crate::config::{ConfigError, MachineConfig};
 use crate::console::{ConsoleError, HostConsole};
-use crate::error::chain;
+use crate::error::{CallError, chain};
+use crate::events::{EventKind, Events};
 use crate::integration::Integration;
 use crate::integration::guest::GuestOs;
+use crate::kvm::KvmError;
 use crate::machine::{Links, Machine, MachineControl, MachineError};
 use crate::outcome::Outcome;
-use crate::state::{StateCell, VmState};
-use crate::task::Tasks;
-use crossbeam_channel::bounded;
+use crate::state::{StateCell, Verb, VmState, admit};
+use crate::task::{Task, Tasks, Work};
+use crossbeam_channel::{Sender, bounded};
+use protocol::HResult;
+use protocol::task::TaskResult;
 use std::io;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -45,6 +51,38 @@ pub enum StartError {
     Thread(#[source] io::Error),
 }
 
+impl StartError {
+    /// The documented code that fits best.
+    #[must_use]
+    pub fn code(&self) -> HResult {
+        match self {
+            Self::Machine(MachineError::Config(error)) => error.code(),
+            Self::Machine(MachineError::Cpus { .. }) => HResult::E_INVALIDARG,
+            Self::Machine(MachineError::Memory(_)) | Self::Thread(_) => {
+                HResult::VM_E_OUT_OF_RESOURCE
+            }
+            Self::Machine(MachineError::Kvm(error)) => match error {
+                KvmError::Missing => HResult::VM_E_HARDWARE_VIRTUALIZATION_DISABLED,
+                KvmError::Permission => HResult::ERROR_ACCESS_DENIED,
+                KvmError::Version(_) | KvmError::Capability(_) => {
+                    HResult::VM_E_UNSUPPORTED_HARDWARE
+                }
+                _ => HResult::DISP_E_EXCEPTION,
+            },
+            Self::Machine(MachineError::Boot(error)) if error.is_missing_file() => {
+                HResult::ERROR_FILE_NOT_FOUND
+            }
+            _ => HResult::DISP_E_EXCEPTION,
+        }
+    }
+}
+
+impl From<StartError> for CallError {
+    fn from(error: StartError) -> Self {
+        Self::new(error.code(), chain(&error))
+    }
+}
+
 /// Why a machine ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
@@ -56,122 +94,232 @@ pub enum End {
     Panic(Option<String>),
     /// A processor of the guest triple-faulted.
     TripleFault,
+    /// The machine could not be started.
+    NotStarted(CallError),
     /// The monitor or KVM could not go on.
     Failed(String),
 }
 
-/// What the owner, the `vm` thread and the control server share.
-struct Shared {
-    ending: Mutex<Ending>,
+/// A virtual machine. Dropping it turns the machine off and waits for its end.
+pub struct Vm {
+    inner: Arc<Inner>,
+}
+
+/// What the owner, the `vm` thread and whoever waits for the end share.
+struct Inner {
+    config: MachineConfig,
+    vsock: Option<PathBuf>,
+    state: StateCell,
+    tasks: Tasks,
+    events: Events,
+    integration: Integration,
+    /// Takes the host's ends of the agent's connections.
+    agents: Sender<UnixStream>,
+    life: Mutex<Life>,
     ended: Condvar,
 }
 
+/// What belongs to a machine that is on, guarded together with the changes of its state.
 #[derive(Default)]
-struct Ending {
-    /// The host wants the machine off.
-    requested: bool,
-    /// The machine that runs now.
+struct Life {
+    thread: Option<JoinHandle<()>>,
+    /// The boot that runs now.
     control: Option<MachineControl>,
+    /// The host wants the machine off.
+    unwanted: bool,
+    /// Whoever waits for the machine to run, to boot anew, to be off.
+    startup: Option<Work>,
+    resets: Vec<Work>,
+    turn_off: Option<Work>,
+    /// How the machine ended last.
     end: Option<End>,
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Ending> {
-        self.ending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A running machine. Dropping it turns the machine off and waits for its end.
-pub struct Vm {
-    config: MachineConfig,
-    state: StateCell,
-    tasks: Tasks,
-    guest: GuestOs,
-    shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
-}
-
 impl Vm {
-    /// Starts a machine in this process.
+    /// A machine that is turned off.
     ///
     /// With `vsock`, host programs reach the guest's vsock ports through a Unix socket at that
     /// path, by the hybrid protocol: `CONNECT <port>\n` is answered with `OK <port>\n`. What the
     /// guest dials on the host arrives at the socket `<path>_<port>`. The file must not exist, and
-    /// is removed when the machine ends.
+    /// is there while the machine is on.
     ///
     /// # Errors
-    /// The configuration is not valid, a file cannot be loaded, or the host cannot run machines.
-    pub fn start(config: MachineConfig, vsock: Option<&Path>) -> Result<Self, StartError> {
-        // Before the console's file is truncated.
-        config.validate().map_err(MachineError::from)?;
-        let state = StateCell::new(VmState::TurningOn);
+    /// The configuration is not valid, or the host is short of threads.
+    pub fn new(config: MachineConfig, vsock: Option<&Path>) -> Result<Self, CallError> {
+        let invalid = |error: ConfigError| CallError::new(error.code(), chain(&error));
+        config.validate().map_err(invalid)?;
+        let state = StateCell::new(VmState::TurnedOff);
         let tasks = Tasks::default();
         let (agents, incoming) = bounded(AGENT_BACKLOG);
         let integration = Integration::spawn(state.clone(), tasks.clone(), incoming)
             .map_err(StartError::Thread)?;
-        let guest = integration.guest_os();
-        let socket = vsock.map(Socket::bind).transpose()?;
-        let links = Links {
+        integration.set_machine_name(&config.name);
+        let inner = Inner {
+            events: Events::of(&config.name),
+            vsock: vsock.map(Path::to_owned),
+            config,
+            state,
+            tasks,
+            integration,
             agents,
-            vsock_listener: socket.as_ref().map(Socket::listener).transpose()?,
-            vsock_path: vsock.map(Path::to_owned),
-            console: HostConsole::open(&config.console)?,
+            life: Mutex::default(),
+            ended: Condvar::new(),
         };
-        let machine = Machine::new(&config, &links)?;
-        let kept = config.clone();
-        let shared = Arc::new(Shared { ending: Mutex::default(), ended: Condvar::new() });
-        let driver =
-            Driver { config, links, integration, state: state.clone(), shared: shared.clone() };
-        let thread = thread::Builder::new()
-            .name("vm".into())
-            .spawn(move || {
-                driver.drive(machine);
-                drop(socket);
-            })
-            .map_err(StartError::Thread)?;
-        Ok(Self { config: kept, state, tasks, guest, shared, thread: Some(thread) })
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Makes a machine and turns it on: [`new`](Self::new), [`startup`](Self::startup), and the
+    /// wait for it.
+    ///
+    /// # Errors
+    /// The configuration is not valid, a file cannot be loaded, or the host cannot run machines.
+    pub fn start(config: MachineConfig, vsock: Option<&Path>) -> Result<Self, CallError> {
+        let vm = Self::new(config, vsock)?;
+        let startup = vm.startup()?.wait(None);
+        match startup.error {
+            HResult::S_OK => Ok(vm),
+            code => Err(CallError::new(code, startup.error_description)),
+        }
     }
 
     /// The machine's name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.config.name
+        &self.inner.config.name
     }
 
-    /// What the machine was made of.
+    /// What the machine is made of.
     #[must_use]
     pub fn config(&self) -> &MachineConfig {
-        &self.config
+        &self.inner.config
     }
 
-    /// The machine's state, now and as it changes.
+    /// The machine's state.
     #[must_use]
-    pub fn state(&self) -> &StateCell {
-        &self.state
+    pub fn state(&self) -> VmState {
+        self.inner.state.get()
+    }
+
+    pub(crate) fn state_cell(&self) -> &StateCell {
+        &self.inner.state
     }
 
     /// The guest's operating system.
     #[must_use]
-    pub fn guest_os(&self) -> &GuestOs {
-        &self.guest
+    pub fn guest_os(&self) -> GuestOs {
+        self.inner.integration.guest_os()
     }
 
     /// The machine's tasks.
     #[must_use]
     pub fn tasks(&self) -> &Tasks {
-        &self.tasks
+        &self.inner.tasks
     }
 
-    /// Turns the machine off, as if its plug was pulled; [`wait`](Self::wait) tells when it is off.
-    pub fn turn_off(&self) {
-        let mut ending = self.shared.lock();
-        ending.requested = true;
-        if let Some(control) = &ending.control {
+    /// What happens to the machine.
+    #[must_use]
+    pub fn events(&self) -> &Events {
+        &self.inner.events
+    }
+
+    /// Turns the machine on: `IVMVirtualMachine::Startup`. The task is complete when it runs.
+    ///
+    /// # Errors
+    /// `VM_E_VM_RUNNING` if it is not turned off; `VM_E_OUT_OF_RESOURCE` without a thread for it.
+    /// What is wrong with host or files comes through the task.
+    pub fn startup(&self) -> Result<Task, CallError> {
+        let mut life = self.inner.admit(Verb::Startup)?;
+        if let Some(former) = life.thread.take() {
+            // It has ended, or is about to: turning the machine off was its last act.
+            let _ = former.join();
+        }
+        let (task, work) = self.inner.tasks.start_committed("start the machine");
+        life.unwanted = false;
+        life.end = None;
+        let thread = {
+            let inner = self.inner.clone();
+            thread::Builder::new().name("vm".into()).spawn(move || inner.run())
+        };
+        life.thread = Some(thread.map_err(StartError::Thread)?);
+        life.startup = Some(work);
+        self.inner.enter(VmState::TurningOn);
+        Ok(task)
+    }
+
+    /// Turns the machine off, as if its plug was pulled: `IVMVirtualMachine::TurnOff`. The task is
+    /// complete when it is off.
+    ///
+    /// # Errors
+    /// `VM_E_VM_NOT_RUNNING` if it is off, or being turned off.
+    pub fn turn_off(&self) -> Result<Task, CallError> {
+        let mut life = self.inner.admit(Verb::TurnOff)?;
+        let (task, work) = self.inner.tasks.start_committed("turn the machine off");
+        life.turn_off = Some(work);
+        life.unwanted = true;
+        self.inner.events.publish(EventKind::OnRequestShutdown);
+        self.inner.enter(VmState::TurningOff);
+        if let Some(control) = &life.control {
             control.stop();
         }
+        Ok(task)
     }
 
-    /// Waits for the machine's end, and says why it ended.
+    /// Boots the machine anew, whatever its guest is doing: `IVMVirtualMachine::Reset`. The task
+    /// is complete when the new boot has begun. A paused machine stays paused.
+    ///
+    /// # Errors
+    /// `VM_E_VM_NOT_RUNNING`.
+    pub fn reset(&self) -> Result<Task, CallError> {
+        let mut life = self.inner.admit(Verb::Reset)?;
+        let (task, work) = self.inner.tasks.start_committed("reset the machine");
+        life.resets.push(work);
+        if let Some(control) = &life.control {
+            control.reset();
+        }
+        Ok(task)
+    }
+
+    /// Lets the processors stand still: `IVMVirtualMachine::Pause`.
+    ///
+    /// # Errors
+    /// `E_FAIL` if they do already; `VM_E_VM_NOT_RUNNING`.
+    pub fn pause(&self) -> Result<(), CallError> {
+        let life = self.inner.admit(Verb::Pause)?;
+        // Between two boots there is nothing to hold; the next one begins paused.
+        if let Some(control) = &life.control {
+            control.pause();
+        }
+        self.inner.enter(VmState::Paused);
+        Ok(())
+    }
+
+    /// Lets the processors go on: `IVMVirtualMachine::Resume`.
+    ///
+    /// # Errors
+    /// `E_FAIL` if they do already; `VM_E_VM_NOT_RUNNING`.
+    pub fn resume(&self) -> Result<(), CallError> {
+        let life = self.inner.admit(Verb::Resume)?;
+        self.inner.integration.resumed();
+        self.inner.enter(VmState::Running);
+        if let Some(control) = &life.control {
+            control.resume();
+        }
+        Ok(())
+    }
+
+    /// Presses the power button: a guest that heeds it shuts down.
+    ///
+    /// # Errors
+    /// `VM_E_VM_NOT_RUNNING`, also while the machine is paused.
+    pub fn press_power_button(&self) -> Result<(), CallError> {
+        let life = self.inner.admit(Verb::GuestWork)?;
+        if let Some(control) = &life.control {
+            control.press_power_button();
+        }
+        Ok(())
+    }
+
+    /// Waits for the end of a machine that was started, and says why it ended.
     #[must_use]
     pub fn wait(&self) -> End {
         self.end_waiter().wait()
@@ -180,91 +328,202 @@ impl Vm {
     /// What waits for the machine's end without holding the machine.
     #[must_use]
     pub fn end_waiter(&self) -> EndWaiter {
-        EndWaiter { shared: self.shared.clone() }
-    }
-}
-
-/// Waits for a machine's end.
-pub struct EndWaiter {
-    shared: Arc<Shared>,
-}
-
-impl EndWaiter {
-    /// Waits for the machine's end, and says why it ended.
-    #[must_use]
-    pub fn wait(&self) -> End {
-        let mut ending = self.shared.lock();
-        loop {
-            if let Some(end) = &ending.end {
-                return end.clone();
-            }
-            ending = self.shared.ended.wait(ending).unwrap_or_else(PoisonError::into_inner);
-        }
+        EndWaiter { inner: self.inner.clone() }
     }
 }
 
 impl Drop for Vm {
     fn drop(&mut self) {
-        self.turn_off();
-        if let Some(thread) = self.thread.take() {
+        // Off already is as good.
+        let _ = self.turn_off();
+        let thread = self.inner.lock().thread.take();
+        if let Some(thread) = thread {
             // A panic of that thread has been reported where it happened.
             let _ = thread.join();
         }
     }
 }
 
-/// What the `vm` thread owns.
-struct Driver {
-    config: MachineConfig,
-    links: Links,
-    integration: Integration,
-    state: StateCell,
-    shared: Arc<Shared>,
+/// Waits for a machine's end.
+pub struct EndWaiter {
+    inner: Arc<Inner>,
 }
 
-impl Driver {
+impl EndWaiter {
+    /// Waits for the end of a machine that was started, and says why it ended.
+    #[must_use]
+    pub fn wait(&self) -> End {
+        let mut life = self.inner.lock();
+        loop {
+            if let Some(end) = &life.end {
+                return end.clone();
+            }
+            life = self.inner.ended.wait(life).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, Life> {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Admits `verb`, and keeps the state as it is until the guard is dropped.
+    fn admit(&self, verb: Verb) -> Result<MutexGuard<'_, Life>, CallError> {
+        let life = self.lock();
+        admit(verb, self.state.get())?;
+        Ok(life)
+    }
+
+    /// Changes the state. The caller holds the lock of `life`.
+    fn enter(&self, state: VmState) {
+        if self.state.get() != state {
+            self.state.set(state);
+            self.events.publish(EventKind::OnStateChange { state });
+        }
+    }
+
+    /// The `vm` thread: from startup to the end.
+    fn run(&self) {
+        // Whoever waits is answered even if this thread panics, which is reported elsewhere.
+        let mut ending = Ending { inner: self, end: End::Failed("the vm thread panicked".into()) };
+        ending.end = self.boots();
+    }
+
     /// Runs one boot after the other until the machine ends for good.
-    fn drive(self, first: Machine) {
-        let mut next = Ok(first);
-        let end = loop {
-            let outcome = match next {
-                Ok(machine) => self.boot(machine),
-                Err(error) => break End::Failed(chain(&error)),
+    fn boots(&self) -> End {
+        let started = self.connect().and_then(|connected| {
+            let machine = Machine::new(&self.config, &connected.links)?;
+            Ok((connected, machine))
+        });
+        let (connected, mut machine) = match started {
+            Ok(started) => started,
+            Err(error) => return End::NotStarted(error.into()),
+        };
+        loop {
+            let outcome = match self.boot(machine) {
+                Ok(outcome) => outcome,
+                Err(error) => return End::Failed(chain(&error)),
             };
             match outcome {
-                Ok(Outcome::Reset) => next = Machine::new(&self.config, &self.links),
-                Ok(Outcome::PowerOff) => break End::PowerOff,
-                Ok(Outcome::Stopped) => break End::TurnedOff,
-                Ok(Outcome::Panic(text)) => break End::Panic(text),
-                Ok(Outcome::TripleFault) => break End::TripleFault,
-                Ok(Outcome::InternalError(text)) => break End::Failed(text),
-                Err(error) => break End::Failed(chain(&error)),
+                Outcome::Reset | Outcome::HostReset => {}
+                Outcome::PowerOff => return End::PowerOff,
+                Outcome::Stopped => return End::TurnedOff,
+                Outcome::Panic(text) => return End::Panic(text),
+                Outcome::TripleFault => return End::TripleFault,
+                Outcome::InternalError(text) => return End::Failed(text),
             }
-        };
-        tracing::info!(name = self.config.name, ?end, "machine ended");
-        self.state.set(VmState::TurningOff);
-        self.integration.machine_ended();
-        self.state.set(VmState::TurnedOff);
-        let mut ending = self.shared.lock();
-        ending.control = None;
-        ending.end = Some(end);
-        self.shared.ended.notify_all();
+            self.events.publish(EventKind::OnReset);
+            machine = match Machine::new(&self.config, &connected.links) {
+                Ok(machine) => machine,
+                Err(error) => return End::Failed(chain(&error)),
+            };
+        }
     }
 
     /// Runs one boot to its end.
     fn boot(&self, machine: Machine) -> Result<Outcome, MachineError> {
-        {
-            let mut ending = self.shared.lock();
-            if ending.requested {
+        let boot = {
+            let mut life = self.lock();
+            if life.unwanted {
                 return Ok(Outcome::Stopped);
             }
-            ending.control = Some(machine.control());
-        }
-        self.integration.boot_started();
-        self.state.set(VmState::Running);
+            self.integration.boot_started();
+            let boot = machine.start(self.state.get() == VmState::Paused)?;
+            life.control = Some(boot.control());
+            if self.state.get() == VmState::TurningOn {
+                self.enter(VmState::Running);
+            }
+            for work in life.startup.take().into_iter().chain(life.resets.drain(..)) {
+                work.finish(TaskResult::Success, HResult::S_OK, "");
+            }
+            boot
+        };
         tracing::info!(name = self.config.name, "boot begins");
-        machine.run()
+        let outcome = boot.wait();
+        // The processors are stopped by whoever lets go of them last, which is to be this thread.
+        self.lock().control = None;
+        Ok(outcome)
     }
+
+    /// Opens what connects the machine to the host.
+    fn connect(&self) -> Result<Connected, StartError> {
+        let socket = self.vsock.as_deref().map(Socket::bind).transpose()?;
+        let links = Links {
+            agents: self.agents.clone(),
+            vsock_listener: socket.as_ref().map(Socket::listener).transpose()?,
+            vsock_path: self.vsock.clone(),
+            console: HostConsole::open(&self.config.console)?,
+        };
+        Ok(Connected { links, _socket: socket })
+    }
+
+    /// The machine has ended: everyone who waits is answered.
+    fn finish(&self, end: End) {
+        tracing::info!(name = self.config.name, ?end, "machine ended");
+        match &end {
+            End::PowerOff => self.events.publish(EventKind::OnGuestShutdown),
+            End::TripleFault => self.events.publish(EventKind::OnTripleFault),
+            _ => {}
+        }
+        {
+            let _life = self.lock();
+            self.enter(VmState::TurningOff);
+        }
+        match end {
+            End::PowerOff => self.integration.powered_off(),
+            _ => self.integration.machine_ended(),
+        }
+        let mut life = self.lock();
+        life.control = None;
+        let startup = life.startup.take();
+        let resets = std::mem::take(&mut life.resets);
+        let turn_off = life.turn_off.take();
+        self.enter(VmState::TurnedOff);
+        life.end = Some(end.clone());
+        drop(life);
+        if let Some(work) = startup {
+            let (result, error, text) = match end {
+                End::NotStarted(error) => (TaskResult::UnexpectedError, error.code, error.text),
+                End::TurnedOff => {
+                    let text = "the machine was turned off before it ran".into();
+                    (TaskResult::Cancelled, HResult::ERROR_CANCELLED, text)
+                }
+                End::Failed(text) => (TaskResult::UnexpectedError, HResult::DISP_E_EXCEPTION, text),
+                End::PowerOff | End::Panic(_) | End::TripleFault => {
+                    let text = "the machine ended before it ran".into();
+                    (TaskResult::UnexpectedError, HResult::DISP_E_EXCEPTION, text)
+                }
+            };
+            work.finish(result, error, &text);
+        }
+        for work in resets {
+            let text = "the machine was turned off before it booted anew";
+            work.finish(TaskResult::UnexpectedError, HResult::VM_E_VM_NOT_RUNNING, text);
+        }
+        if let Some(work) = turn_off {
+            work.finish(TaskResult::Success, HResult::S_OK, "");
+        }
+        self.ended.notify_all();
+    }
+}
+
+/// The end of the `vm` thread, however it comes.
+struct Ending<'a> {
+    inner: &'a Inner,
+    end: End,
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.inner.finish(self.end.clone());
+    }
+}
+
+/// What connects a machine to the host while it is on.
+struct Connected {
+    links: Links,
+    _socket: Option<Socket>,
 }
 
 /// The Unix socket of the hybrid vsock protocol: it outlives the guest's reboots.

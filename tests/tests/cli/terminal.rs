@@ -1,6 +1,6 @@
 //! `vmm run` on a terminal: keys go to the guest while it runs, and the terminal is as it was after.
 
-use crate::world::{Machine, SPIN, VMM, World};
+use crate::world::{Machine, VMM, World};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -10,6 +10,7 @@ use std::io::Write;
 use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
+use tests::micro::SPIN;
 
 /// A bound against hanging.
 const LIMIT: Duration = Duration::from_secs(30);

@@ -1,6 +1,4 @@
-//! A runtime directory of a test's own, the command in it, and kernels without a Linux.
-//!
-//! The guests are a few instructions of 64-bit code in an ELF file, which run on any KVM.
+//! A runtime directory of a test's own, and the command in it.
 
 use serde_json::Value;
 use std::fs;
@@ -10,17 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+use tests::micro::elf;
 
 pub(crate) const VMM: &str = env!("CARGO_BIN_EXE_vmm");
 /// A bound against hanging.
 const LIMIT: Duration = Duration::from_secs(30);
-
-/// jmp to itself
-pub(crate) const SPIN: &[u8] = &[0xeb, 0xfe];
-/// ud2: there is no handler, so this is a triple fault
-pub(crate) const FAULT: &[u8] = &[0x0f, 0x0b];
-/// mov dx, 0x600; mov al, 0x34; out dx, al; jmp to itself: soft-off through the sleep register
-pub(crate) const POWER_OFF: &[u8] = &[0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee, 0xeb, 0xfe];
 
 /// A runtime directory of its own, and kernels.
 pub(crate) struct World {
@@ -174,33 +166,6 @@ pub(crate) fn wait(child: &mut Child) -> ExitStatus {
         assert!(Instant::now() < deadline, "the process does not end");
         thread::sleep(Duration::from_millis(5));
     }
-}
-
-/// A kernel of one segment at 1 MiB.
-pub(crate) fn elf(code: &[u8]) -> Vec<u8> {
-    let base = 0x10_0000_u64;
-    let size = code.len() as u64;
-    let mut file = b"\x7fELF\x02\x01\x01".to_vec();
-    file.resize(16, 0);
-    for half in [2_u16, 62] {
-        file.extend(half.to_le_bytes());
-    }
-    file.extend(1_u32.to_le_bytes());
-    for long in [base, 64, 0] {
-        file.extend(long.to_le_bytes());
-    }
-    file.extend(0_u32.to_le_bytes());
-    for half in [64_u16, 56, 1, 0, 0, 0] {
-        file.extend(half.to_le_bytes());
-    }
-    for word in [1_u32, 5] {
-        file.extend(word.to_le_bytes());
-    }
-    for long in [120, base, base, size, size, 0x1000] {
-        file.extend(long.to_le_bytes());
-    }
-    file.extend(code);
-    file
 }
 
 /// The command where another user can run it, with a runtime directory of that user's.

@@ -108,6 +108,14 @@ pub enum BootError {
     Ram(#[from] GuestMemoryError),
 }
 
+impl BootError {
+    /// Whether a file is not there, or the way to it.
+    #[must_use]
+    pub fn is_missing_file(&self) -> bool {
+        matches!(self, Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
 /// Where the initrd is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Initrd {

@@ -109,8 +109,8 @@ impl Server {
     pub fn start(listener: UnixListener, vm: &Vm, access: Access) -> io::Result<Self> {
         let served = Served {
             name: vm.name().to_owned(),
-            state: vm.state().clone(),
-            guest: vm.guest_os().clone(),
+            state: vm.state_cell().clone(),
+            guest: vm.guest_os(),
             tasks: vm.tasks().clone(),
             cpus: vm.config().cpus,
             memory: vm.config().memory,

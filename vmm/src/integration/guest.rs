@@ -3,7 +3,7 @@
 use crate::error::CallError;
 use crate::integration::heartbeat::Heartbeats;
 use crate::integration::worker::Command;
-use crate::state::{StateCell, VmState};
+use crate::state::{StateCell, Verb, VmState, admit};
 use crate::task::Task;
 use crossbeam_channel::{Sender, bounded};
 use protocol::HResult;
@@ -153,8 +153,9 @@ impl GuestOs {
     /// Who is logged on.
     ///
     /// # Errors
-    /// As for [`logoff`](Self::logoff).
+    /// As for [`logoff`](Self::logoff), and `VM_E_VM_PAUSED`.
     pub fn sessions(&self) -> Result<SessionList, CallError> {
+        self.unpaused()?;
         self.ask(SESSIONS, Request::Sessions, |answer| match answer {
             AgentMessage::Sessions { backend, sessions, omitted, .. } => {
                 Some(SessionList { backend, sessions, omitted })
@@ -202,19 +203,16 @@ impl GuestOs {
 
     /// That the machine runs, and its agent offers `service`.
     pub(super) fn offered(&self, service: &str) -> Result<(), CallError> {
-        match self.state() {
-            VmState::Running => self.status().offered(service),
-            _ => Err(not_running()),
-        }
+        admit(Verb::GuestWork, self.state())?;
+        self.status().offered(service)
     }
 
     /// That the machine is not paused, for calls whose documentation has a code for that.
     pub(super) fn unpaused(&self) -> Result<(), CallError> {
-        if self.state() == VmState::Paused {
-            let text = "the machine is paused; resume it first";
-            return Err(CallError::new(HResult::VM_E_VM_PAUSED, text));
+        match self.state() {
+            VmState::Paused => admit(Verb::GuestCall, VmState::Paused),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Asks `service` for something that one message answers, which `read` understands.
@@ -236,9 +234,7 @@ impl GuestOs {
         &self,
         command: impl FnOnce(Sender<Result<T, CallError>>) -> Command,
     ) -> Result<T, CallError> {
-        if self.state() != VmState::Running {
-            return Err(not_running());
-        }
+        admit(Verb::GuestWork, self.state())?;
         let (reply, answer) = bounded(1);
         self.commands.send(command(reply)).map_err(|_| not_running())?;
         // The thread answers within its own time-outs, or has ended.

@@ -1,5 +1,6 @@
 //! `vmm run`: a machine in the foreground.
 
+use crate::EXIT_USAGE;
 use crate::args::{Format, RunArgs};
 use crate::output::{Failure, Outcome, print_json, say};
 use crate::signals;
@@ -9,15 +10,13 @@ use serde_json::json;
 use std::io::{self, IsTerminal};
 use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use vmm::boot::BootError;
 use vmm::config::{Console, MachineConfig};
 use vmm::control::access::Access;
 use vmm::control::server::Server;
+use vmm::error::CallError;
 use vmm::error::chain;
-use vmm::kvm::KvmError;
-use vmm::machine::MachineError;
 use vmm::runtime::Runtime;
-use vmm::vm::{End, StartError, Vm};
+use vmm::vm::{End, Vm};
 
 /// Exit codes of the ways in which a machine ends badly.
 const EXIT_PANIC: u8 = 10;
@@ -51,9 +50,14 @@ fn heed_signals(running: SharedRunning, terminal: Arc<Terminal>) -> io::Result<(
         let mut running = lock(&running);
         running.unwanted = true;
         if let Some(vm) = &running.vm {
-            vm.turn_off();
+            turn_off(vm);
         }
     })
+}
+
+fn turn_off(vm: &Vm) {
+    // Off already is as good.
+    let _ = vm.turn_off();
 }
 
 pub(crate) fn run(args: RunArgs, format: Format) -> Outcome {
@@ -78,7 +82,12 @@ pub(crate) fn run(args: RunArgs, format: Format) -> Outcome {
         console: args.console,
         kernel_entry: args.kernel_entry.into(),
     };
-    let vm = Vm::start(config, Some(&place.vsock())).map_err(|error| start_failure(&error))?;
+    let vm = Vm::new(config, Some(&place.vsock()))
+        .map_err(|error| Failure { exit: EXIT_USAGE, ..error.into() })?;
+    let startup = vm.startup()?.wait(None);
+    if startup.error != HResult::S_OK {
+        return Err(CallError::new(startup.error, startup.error_description).into());
+    }
     let listener = UnixListener::bind(place.control()).map_err(|error| failure(&error))?;
     let server =
         Server::start(listener, &vm, Access::of_process()).map_err(|error| failure(&error))?;
@@ -90,7 +99,7 @@ pub(crate) fn run(args: RunArgs, format: Format) -> Outcome {
     {
         let mut running = lock(&running);
         if running.unwanted {
-            vm.turn_off();
+            turn_off(&vm);
         }
         running.vm = Some(vm);
     }
@@ -117,6 +126,7 @@ fn tell(name: &str, end: &End, format: Format) -> u8 {
                         or its kernel reset itself that way";
             ("triple_fault", text.to_owned(), EXIT_TRIPLE_FAULT)
         }
+        End::NotStarted(error) => ("not_started", error.text.clone(), 1),
         End::Failed(text) => ("failed", format!("cannot go on: {text}"), EXIT_FAILED),
     };
     say(&format!("{name}: {text}"));
@@ -128,32 +138,6 @@ fn tell(name: &str, end: &End, format: Format) -> u8 {
 
 fn failure(error: &dyn std::error::Error) -> Failure {
     Failure { code: HResult::DISP_E_EXCEPTION, exit: 1, text: chain(error) }
-}
-
-/// Why the machine did not start, with the code that fits best.
-fn start_failure(error: &StartError) -> Failure {
-    let (code, exit) = match error {
-        StartError::Machine(MachineError::Config(error)) => (error.code(), 2),
-        StartError::Machine(MachineError::Cpus { .. }) => (HResult::E_INVALIDARG, 2),
-        StartError::Machine(MachineError::Kvm(error)) => (kvm_code(error), 1),
-        StartError::Machine(MachineError::Boot(BootError::Read { source, .. }))
-            if source.kind() == io::ErrorKind::NotFound =>
-        {
-            (HResult::ERROR_FILE_NOT_FOUND, 1)
-        }
-        StartError::Machine(MachineError::Memory(_)) => (HResult::VM_E_OUT_OF_RESOURCE, 1),
-        _ => (HResult::DISP_E_EXCEPTION, 1),
-    };
-    Failure { code, exit, text: chain(error) }
-}
-
-fn kvm_code(error: &KvmError) -> HResult {
-    match error {
-        KvmError::Missing => HResult::VM_E_HARDWARE_VIRTUALIZATION_DISABLED,
-        KvmError::Permission => HResult::ERROR_ACCESS_DENIED,
-        KvmError::Version(_) | KvmError::Capability(_) => HResult::VM_E_UNSUPPORTED_HARDWARE,
-        _ => HResult::DISP_E_EXCEPTION,
-    }
 }
 
 /// The terminal, and how it was before the guest's keys came through it.

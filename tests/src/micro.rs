@@ -1,0 +1,39 @@
+//! Kernels without a Linux: a few instructions of 64-bit code in an ELF file, which run on any KVM.
+
+/// Where the code is, and begins: 1 MiB.
+pub const BASE: u64 = 0x10_0000;
+/// jmp to itself
+pub const SPIN: &[u8] = &[0xeb, 0xfe];
+/// ud2: there is no handler, so this is a triple fault
+pub const FAULT: &[u8] = &[0x0f, 0x0b];
+/// mov dx, 0x600; mov al, 0x34; out dx, al; jmp to itself: soft-off through the sleep register
+pub const POWER_OFF: &[u8] = &[0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee, 0xeb, 0xfe];
+/// mov dx, 0x3f8; mov al, '.'; out dx, al; jmp to the out: prints dots on the serial console
+pub const DOTS: &[u8] = &[0x66, 0xba, 0xf8, 0x03, 0xb0, b'.', 0xee, 0xeb, 0xfd];
+
+/// A kernel of one segment at [`BASE`].
+#[must_use]
+pub fn elf(code: &[u8]) -> Vec<u8> {
+    let size = code.len() as u64;
+    let mut file = b"\x7fELF\x02\x01\x01".to_vec();
+    file.resize(16, 0);
+    for half in [2_u16, 62] {
+        file.extend(half.to_le_bytes());
+    }
+    file.extend(1_u32.to_le_bytes());
+    for long in [BASE, 64, 0] {
+        file.extend(long.to_le_bytes());
+    }
+    file.extend(0_u32.to_le_bytes());
+    for half in [64_u16, 56, 1, 0, 0, 0] {
+        file.extend(half.to_le_bytes());
+    }
+    for word in [1_u32, 5] {
+        file.extend(word.to_le_bytes());
+    }
+    for long in [120, BASE, BASE, size, size, 0x1000] {
+        file.extend(long.to_le_bytes());
+    }
+    file.extend(code);
+    file
+}
