@@ -6,6 +6,7 @@
 use guest_agent::dial::serve_forever;
 use guest_agent::process::{Scope, read_at_most};
 use guest_agent::serve::Agent;
+use guest_agent::services::Services;
 use guest_agent::sessions::clean;
 use guest_agent::sessions::united::{Paths, UtmpProc};
 use std::io::{self, Write};
@@ -16,7 +17,8 @@ use std::sync::Arc;
 const HELP: &str = "\
 Usage: vmm-agent [--help | --version]
 
-Serves the host of this virtual machine: who is logged on, and logging everybody off.
+Serves the host of this virtual machine: who is logged on, logging everybody off, shutting down,
+what system this is, parameters, and the time.
 Runs in the foreground as root, and logs to standard error.
 ";
 
@@ -38,7 +40,8 @@ fn main() -> ExitCode {
 fn agent() -> io::Result<Agent> {
     let boot_id = read_at_most(Path::new("/proc/sys/kernel/random/boot_id"), 64)?;
     let backend = UtmpProc::new(Paths::default(), Scope::Everyone);
-    Ok(Agent::new(Arc::new(backend), clean(boot_id.trim_ascii())).with_log(log))
+    let agent = Agent::new(Arc::new(backend), clean(boot_id.trim_ascii()));
+    Ok(agent.with_services(Services::of_guest()).with_log(log))
 }
 
 fn log(line: &str) {

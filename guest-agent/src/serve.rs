@@ -1,29 +1,33 @@
 //! One connection to the host, from hello to its end.
 //!
-//! The thread that serves reads what the host says and sends the heartbeats; a logoff runs on a
-//! thread of its own, which ends with the connection that asked for it. Both write whole frames
-//! under one lock.
+//! The thread that serves reads what the host says, sends the heartbeats, and answers what takes no
+//! time. A logoff, a shutdown and a question to logind each run on a thread of their own, which
+//! ends with the connection that asked for it. All write whole frames under one lock.
 
 use crate::logoff::{self, Control, Lost};
+use crate::services::{Services, rejected};
 use crate::sessions::{Backend, rows};
-use protocol::frame::{self, Decoder, FrameError, MAX_FRAME};
+use crate::wire::{Heard, Reader, Wire, split};
+use protocol::frame::{FrameError, MAX_FRAME};
 use protocol::hello::{Hello, LOGOFF, SESSIONS};
 use protocol::message::{AgentMessage, HostMessage, LogoffRequest, Request};
+use protocol::power::{PowerAction, PowerRequest};
 use protocol::{HEARTBEAT_MS, HResult, PROTOCOL};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, Scope};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Sender};
+use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 /// Time between two heartbeats.
 const HEARTBEAT: Duration = Duration::from_millis(HEARTBEAT_MS);
 /// How long the host may take to answer the hello.
 const WELCOME_WITHIN: Duration = Duration::from_secs(10);
-/// How long the host may take no bytes before the connection counts as dead.
-const STALLED_AFTER: Duration = Duration::from_secs(10);
+/// Requests of one kind that are under way, or wait for the host's word, at once.
+const MAX_REQUESTS: usize = 16;
 
 /// Why a connection was not served to its orderly end.
 #[derive(Debug, thiserror::Error)]
@@ -53,14 +57,23 @@ pub enum ServeError {
 pub struct Agent {
     backend: Arc<dyn Backend>,
     boot_id: String,
+    services: Arc<Services>,
     log: fn(&str),
 }
 
 impl Agent {
-    /// An agent for the boot with this id, which asks `backend` who is logged on.
+    /// An agent for the boot with this id, which asks `backend` who is logged on. Logging off is
+    /// all that it can do.
     #[must_use]
     pub fn new(backend: Arc<dyn Backend>, boot_id: impl Into<String>) -> Self {
-        Self { backend, boot_id: boot_id.into(), log: |_| () }
+        let services = Arc::new(Services::default());
+        Self { backend, boot_id: boot_id.into(), services, log: |_| () }
+    }
+
+    /// The same agent with these services.
+    #[must_use]
+    pub fn with_services(self, services: Services) -> Self {
+        Self { services: Arc::new(services), ..self }
     }
 
     /// The same agent, telling `log` in short lines when it is connected and what is asked of it.
@@ -75,36 +88,31 @@ impl Agent {
     /// # Errors
     /// The host refused the agent or broke the protocol, or the stream failed.
     pub fn serve(&self, stream: UnixStream) -> Result<(), ServeError> {
-        let writer = stream.try_clone().map_err(ServeError::Socket)?;
-        writer.set_write_timeout(Some(STALLED_AFTER)).map_err(ServeError::Socket)?;
-        let wire = Wire(Mutex::new(writer));
-        let mut reader = Reader { stream, decoder: Decoder::default() };
+        let (mut reader, wire) = split(stream)?;
         let outcome = self.greet(&mut reader, &wire).and_then(|()| {
             thread::scope(|scope| {
-                let mut operation = None;
-                let outcome = self.converse(&mut reader, &wire, scope, &mut operation);
-                // The scope waits for the operation's thread, so it is told first; a write of its
-                // that waits for the host ends with the connection.
-                let _ = reader.stream.shutdown(Shutdown::Both);
-                if let Some(Operation { control, .. }) = operation {
-                    control.abandon();
-                }
+                let mut work = Work::default();
+                let outcome = self.converse(&mut reader, &wire, scope, &mut work);
+                // The scope waits for the threads, so they are told first; a write of theirs that
+                // waits for the host ends with the connection.
+                reader.close();
+                work.abandon();
                 outcome
             })
         });
-        // Fails where the host has closed it already.
-        let _ = reader.stream.shutdown(Shutdown::Both);
+        reader.close();
         outcome
     }
 
     /// Hello and welcome.
     fn greet(&self, reader: &mut Reader, wire: &Wire) -> Result<(), ServeError> {
-        let services = [LOGOFF, SESSIONS].map(|service| (service.to_owned(), 1));
+        let names = [LOGOFF, SESSIONS].into_iter().chain(self.services.names());
+        let services: BTreeMap<String, u32> = names.map(|name| (name.to_owned(), 1)).collect();
         wire.send(&AgentMessage::Hello(Hello {
             protocols: PROTOCOL,
             agent_version: env!("CARGO_PKG_VERSION").into(),
             boot_id: self.boot_id.clone(),
-            services: BTreeMap::from(services),
+            services,
         }))?;
         let until = Instant::now() + WELCOME_WITHIN;
         loop {
@@ -140,7 +148,7 @@ impl Agent {
         reader: &mut Reader,
         wire: &'env Wire,
         scope: &'scope Scope<'scope, 'env>,
-        operation: &mut Option<Operation>,
+        work: &mut Work<'scope>,
     ) -> Result<(), ServeError> {
         let mut heartbeat = Instant::now();
         loop {
@@ -156,38 +164,120 @@ impl Agent {
             match message {
                 HostMessage::Ping { seq } => wire.send(&AgentMessage::Pong { seq })?,
                 HostMessage::Cancel { id } => {
-                    let control = operation.as_ref().filter(|operation| operation.id == id);
+                    let control = work.logoff.as_ref().filter(|logoff| logoff.id == id);
                     let answer =
                         |cancelled| wire.send(&AgentMessage::CancelAnswer { id, cancelled });
                     match control {
-                        Some(operation) => operation.control.cancel(answer)?,
-                        None => answer(false)?,
+                        Some(logoff) => logoff.control.cancel(answer)?,
+                        // A shutdown that waits for the host's word never gets it.
+                        None => answer(work.accepted.remove(&id).is_some())?,
                     }
                 }
-                HostMessage::Request { id, request: Request::Sessions } => {
-                    wire.send(&self.sessions(id))?;
-                }
-                HostMessage::Request { id, request: Request::Logoff(request) } => {
-                    if operation.as_ref().is_some_and(|running| !running.control.is_over()) {
-                        wire.send(&rejected(id, "a logoff is under way".into()))?;
-                        continue;
-                    }
-                    match self.begin(id, request, wire, scope) {
-                        Ok(begun) => *operation = Some(begun),
-                        Err(error) => {
-                            wire.send(&rejected(id, format!("logoff cannot be begun: {error}")))?;
-                        }
+                HostMessage::Request { id, request } => {
+                    if let Some(answer) = self.take(id, request, wire, scope, work) {
+                        wire.send(&answer)?;
                     }
                 }
-                HostMessage::Request { id, .. } => {
-                    wire.send(&rejected(id, "this agent does not know the verb".into()))?;
+                HostMessage::Proceed { id } => {
+                    if let Some(request) = work.accepted.remove(&id)
+                        && let Err(error) = self.go_down(id, request, wire, scope, work)
+                    {
+                        wire.send(&refused(id, format!("it cannot be begun: {error}")))?;
+                    }
                 }
-                HostMessage::Welcome(_)
-                | HostMessage::Refuse(_)
-                | HostMessage::Proceed { .. }
-                | HostMessage::Unknown => {}
+                HostMessage::Welcome(_) | HostMessage::Refuse(_) | HostMessage::Unknown => {}
             }
         }
+    }
+
+    /// Takes a request, and gives the answer that can be given at once.
+    fn take<'scope, 'env>(
+        &'env self,
+        id: u64,
+        request: Request,
+        wire: &'env Wire,
+        scope: &'scope Scope<'scope, 'env>,
+        work: &mut Work<'scope>,
+    ) -> Option<AgentMessage> {
+        match request {
+            Request::Sessions => return Some(self.sessions(id)),
+            Request::Logoff(request) => {
+                if work.logoff.as_ref().is_some_and(|running| !running.control.is_over()) {
+                    return Some(refused(id, "a logoff is under way"));
+                }
+                match self.begin(id, request, wire, scope) {
+                    Ok(begun) => work.logoff = Some(begun),
+                    Err(error) => {
+                        return Some(refused(id, format!("logoff cannot be begun: {error}")));
+                    }
+                }
+            }
+            Request::Power(request) => {
+                let Some(power) = &self.services.power else { return Some(unknown(id)) };
+                if work.accepted.len() >= MAX_REQUESTS {
+                    return Some(refused(id, "too many shutdowns wait for the host's word"));
+                }
+                work.accepted.insert(id, request);
+                return Some(AgentMessage::PowerAccepted { id, init: power.init().into() });
+            }
+            Request::ScreenLocked => {
+                work.questions.retain(|question| !question.is_finished());
+                if work.questions.len() >= MAX_REQUESTS {
+                    return Some(refused(id, "too many questions to logind are under way"));
+                }
+                let ask = move || {
+                    // Nobody listening is as good.
+                    let _ = wire.send(&self.services.screen_locked(id));
+                };
+                match thread::Builder::new().name("logind".into()).spawn_scoped(scope, ask) {
+                    Ok(thread) => work.questions.push(thread),
+                    Err(error) => {
+                        return Some(refused(id, format!("logind cannot be asked: {error}")));
+                    }
+                }
+            }
+            request => return Some(self.services.answer(id, &request).unwrap_or(unknown(id))),
+        }
+        None
+    }
+
+    /// Shuts the guest down, or restarts it, on a thread of its own.
+    fn go_down<'scope, 'env>(
+        &'env self,
+        id: u64,
+        request: PowerRequest,
+        wire: &'env Wire,
+        scope: &'scope Scope<'scope, 'env>,
+        work: &mut Work<'scope>,
+    ) -> io::Result<()> {
+        let Some(power) = &self.services.power else { return Ok(()) };
+        work.going_down.retain(|going| !going.over.load(Ordering::Acquire));
+        // Forcing is the remedy for one that hangs, so only another forced one stands in its way.
+        let going_down = if request.forced {
+            work.going_down.iter().any(|going| going.forced)
+        } else {
+            !work.going_down.is_empty() || self.backend.going_down()
+        };
+        let what = match request.action {
+            PowerAction::Shutdown => "shutdown",
+            PowerAction::Restart => "restart",
+        };
+        (self.log)(&format!("{what} asked for{}", if request.forced { ", forced" } else { "" }));
+        let (connection, ended) = mpsc::channel();
+        let over = Arc::new(AtomicBool::new(false));
+        let held = Arc::clone(&over);
+        let run = move || {
+            if let Some(done) = power.run(id, request, going_down, &ended) {
+                // First, since the host may ask again as soon as it has heard this.
+                held.store(true, Ordering::Release);
+                (self.log)(&format!("{what} came to nothing: {}", done.text));
+                // Nobody listening is as good.
+                let _ = wire.send(&AgentMessage::Done(done));
+            }
+        };
+        thread::Builder::new().name("power".into()).spawn_scoped(scope, run)?;
+        work.going_down.push(GoingDown { forced: request.forced, over, _connection: connection });
+        Ok(())
     }
 
     fn sessions(&self, id: u64) -> AgentMessage {
@@ -197,7 +287,7 @@ impl Agent {
                 let backend = self.backend.name().into();
                 AgentMessage::Sessions { id, backend, sessions, omitted }
             }
-            Err(error) => rejected(id, format!("sessions cannot be listed: {error}")),
+            Err(error) => refused(id, format!("sessions cannot be listed: {error}")),
         }
     }
 
@@ -251,7 +341,32 @@ impl Agent {
 impl std::fmt::Debug for Agent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let backend = self.backend.name();
-        f.debug_struct("Agent").field("backend", &backend).field("boot_id", &self.boot_id).finish()
+        f.debug_struct("Agent")
+            .field("backend", &backend)
+            .field("boot_id", &self.boot_id)
+            .field("services", &self.services)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a connection has under way.
+#[derive(Default)]
+struct Work<'scope> {
+    logoff: Option<Operation>,
+    /// Shutdowns and restarts that wait for the host's word, by their ids.
+    accepted: HashMap<u64, PowerRequest>,
+    /// Those that have it.
+    going_down: Vec<GoingDown>,
+    /// Questions to logind.
+    questions: Vec<ScopedJoinHandle<'scope, ()>>,
+}
+
+impl Work<'_> {
+    /// Has the threads end: the connection has. The guest goes on with what it was told.
+    fn abandon(self) {
+        if let Some(Operation { control, .. }) = self.logoff {
+            control.abandon();
+        }
     }
 }
 
@@ -261,68 +376,21 @@ struct Operation {
     control: Arc<Control>,
 }
 
-fn rejected(id: u64, text: String) -> AgentMessage {
-    AgentMessage::Rejected { id, error: HResult::DISP_E_EXCEPTION, text }
+/// A shutdown or restart under way.
+struct GoingDown {
+    forced: bool,
+    /// It came to nothing.
+    over: Arc<AtomicBool>,
+    /// Dropped when the connection ends, which ends the thread.
+    _connection: Sender<()>,
 }
 
-/// The writing half, shared by the threads of a connection.
-struct Wire(Mutex<UnixStream>);
-
-impl Wire {
-    fn send(&self, message: &AgentMessage) -> Result<(), ServeError> {
-        let mut stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        frame::write(&mut *stream, message).map_err(|error| match error {
-            FrameError::Io(_) => ServeError::Deaf,
-            error => error.into(),
-        })
-    }
-
-    /// Ends the connection in both directions, so that the reader notices.
-    fn close(&self) {
-        let stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Fails where the peer has closed it already.
-        let _ = stream.shutdown(Shutdown::Both);
-    }
+/// That this agent cannot do what was asked.
+fn unknown(id: u64) -> AgentMessage {
+    refused(id, "this agent does not know the verb")
 }
 
-/// The reading half.
-struct Reader {
-    stream: UnixStream,
-    decoder: Decoder,
-}
-
-/// What came of listening.
-enum Heard {
-    Message(HostMessage),
-    /// Not in time.
-    Nothing,
-    /// The host has closed the connection.
-    End,
-}
-
-impl Reader {
-    /// The host's next message, if it comes before `until`.
-    fn next(&mut self, until: Instant) -> Result<Heard, ServeError> {
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(Heard::Nothing);
-            }
-            // A time-out of 0 would mean none.
-            let left = left.max(Duration::from_millis(1));
-            self.stream.set_read_timeout(Some(left)).map_err(ServeError::Socket)?;
-            match self.decoder.read(&mut self.stream) {
-                Ok(Some(message)) => return Ok(Heard::Message(message)),
-                Ok(None) => return Ok(Heard::End),
-                // Not a message of this protocol; the frames after it may be.
-                Err(FrameError::Json(_)) => {}
-                Err(FrameError::Io(error)) if is_timeout(&error) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-}
-
-fn is_timeout(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+/// That the request `id` is not taken, for a reason that has no code of its own.
+fn refused(id: u64, text: impl Into<String>) -> AgentMessage {
+    rejected(id, HResult::DISP_E_EXCEPTION, text.into())
 }

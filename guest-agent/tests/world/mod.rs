@@ -111,8 +111,12 @@ impl World {
 
     /// The same, with another view of the world.
     pub(crate) fn connect_with(&self, backend: Arc<dyn Backend>) -> Host {
+        self.connect_to(Agent::new(backend, "boot"))
+    }
+
+    /// This agent, served to the host that is returned.
+    pub(crate) fn connect_to(&self, agent: Agent) -> Host {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let agent = Agent::new(backend, "boot");
         let serving = thread::spawn(move || agent.serve(theirs));
         ours.set_read_timeout(Some(PATIENCE)).unwrap();
         Host { stream: ours, decoder: Decoder::default(), serving: Some(serving) }
