@@ -1,8 +1,8 @@
 //! The guest's heartbeat: ten a minute say that its user space runs.
 
 use crate::error::CallError;
-use crate::integration::guest::{GuestOs, Status, not_running};
-use crate::state::VmState;
+use crate::integration::guest::{GuestOs, Status, no_agent};
+use crate::state::{Verb, admit};
 use protocol::{HEARTBEAT_MS, HResult};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -63,9 +63,7 @@ impl GuestOs {
     /// # Errors
     /// `VM_E_VM_NOT_RUNNING`; `VM_E_ADDITIONS_NOT_AVAIL` if no agent has connected in this boot.
     pub fn heartbeat_percentage(&self) -> Result<u8, CallError> {
-        if self.state() != VmState::Running {
-            return Err(not_running());
-        }
+        admit(Verb::GuestWork, self.state())?;
         let mut status = self.status();
         match &mut status.heartbeats {
             Some(heartbeats) => Ok(heartbeats.percent(Instant::now())),
@@ -84,8 +82,7 @@ impl GuestOs {
 
 /// Why a member that needs an agent of this boot, but none that is there now, has no answer.
 pub(crate) fn no_agent_yet(status: &Status) -> CallError {
-    let error = crate::integration::guest::no_agent(status);
-    CallError::new(HResult::VM_E_ADDITIONS_NOT_AVAIL, error.text)
+    CallError::new(HResult::VM_E_ADDITIONS_NOT_AVAIL, no_agent(status).text)
 }
 
 #[cfg(test)]

@@ -5,9 +5,9 @@
 //! it is `VM_E_ADDITIONS_FEATURE_NOT_AVAIL`. No value is made up.
 
 use crate::error::CallError;
-use crate::integration::guest::{GuestOs, not_running};
+use crate::integration::guest::GuestOs;
 use crate::integration::heartbeat::no_agent_yet;
-use crate::state::VmState;
+use crate::state::{Verb, admit};
 use protocol::HResult;
 use protocol::hello::{INFO, SESSIONS};
 use protocol::info::OsInfo;
@@ -269,13 +269,9 @@ impl GuestOs {
     }
 
     fn only_windows(&self, what: &str) -> CallError {
-        match self.state() {
-            VmState::Running => {
-                let text = format!("the guest is no Windows and has not got {what}");
-                CallError::new(HResult::VM_E_ADDITIONS_FEATURE_NOT_AVAIL, text)
-            }
-            _ => not_running(),
-        }
+        let text = format!("the guest is no Windows and has not got {what}");
+        let error = CallError::new(HResult::VM_E_ADDITIONS_FEATURE_NOT_AVAIL, text);
+        admit(Verb::GuestWork, self.state()).err().unwrap_or(error)
     }
 }
 
