@@ -21,6 +21,8 @@ const TRIES: u32 = 3;
 #[derive(Debug)]
 pub(super) struct Clock {
     reason: ClockReason,
+    /// Counts the reasons, for an answer to an earlier one says nothing of the present.
+    turn: u64,
     /// None while no agent is connected that wants to know.
     next: Option<Instant>,
     ping: Option<Ping>,
@@ -38,7 +40,7 @@ struct Ping {
 impl Default for Clock {
     /// Of a boot that begins.
     fn default() -> Self {
-        Self { reason: ClockReason::Boot, next: None, ping: None }
+        Self { reason: ClockReason::Boot, turn: 0, next: None, ping: None }
     }
 }
 
@@ -58,6 +60,7 @@ impl Worker {
     /// The machine stood still.
     pub(super) fn clock_resumed(&mut self) {
         self.clock.reason = ClockReason::Resume;
+        self.clock.turn += 1;
         if self.clock.next.is_some() {
             self.tell_time();
         }
@@ -104,13 +107,15 @@ impl Worker {
         let Some(host_ns) = now.and_then(|now| i64::try_from(now.as_nanos()).ok()) else { return };
         let round_trip_ns = u64::try_from(way.as_nanos()).unwrap_or(u64::MAX);
         let time = HostTime { host_ns, round_trip_ns, reason: self.clock.reason };
-        self.ask_at(number, Request::SetClock(time), Reply::Clock);
+        self.ask_at(number, Request::SetClock(time), Reply::Clock { turn: self.clock.turn });
     }
 
-    /// What the guest has done with its clock.
-    pub(super) fn clock_report(&mut self, report: ClockReport) {
+    /// What the guest has done with its clock, when it was told the time in that turn.
+    pub(super) fn clock_report(&mut self, turn: u64, report: ClockReport) {
         tracing::debug!(offset_ns = report.offset_ns, action = ?report.action, "guest's clock");
-        self.clock.reason = ClockReason::Periodic;
+        if turn == self.clock.turn {
+            self.clock.reason = ClockReason::Periodic;
+        }
         self.status().clock = Some(report);
     }
 }

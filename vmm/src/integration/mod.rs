@@ -153,4 +153,6 @@ impl Drop for Integration {
 }
 
 #[cfg(test)]
+mod services_tests;
+#[cfg(test)]
 mod tests;

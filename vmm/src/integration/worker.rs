@@ -394,11 +394,13 @@ impl Worker {
                     // Whoever asked may have gone.
                     let _ = caller.send(outcome);
                 }
-                (Reply::Clock, AgentMessage::Clock { report, .. }) => self.clock_report(report),
-                (Reply::Clock | Reply::Nobody, AgentMessage::Rejected { text, .. }) => {
+                (Reply::Clock { turn }, AgentMessage::Clock { report, .. }) => {
+                    self.clock_report(turn, report);
+                }
+                (Reply::Clock { .. } | Reply::Nobody, AgentMessage::Rejected { text, .. }) => {
                     tracing::debug!(text, "the guest refused");
                 }
-                (Reply::Clock | Reply::Nobody, _) => {}
+                (Reply::Clock { .. } | Reply::Nobody, _) => {}
             }
         } else if let Some(at) = self.power_of(key) {
             self.power_message(at, message);

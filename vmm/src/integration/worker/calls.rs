@@ -18,7 +18,10 @@ pub(in crate::integration) enum Reply {
     /// Somebody outside the thread.
     Caller(Sender<Result<AgentMessage, CallError>>),
     /// The thread itself, for the record of the guest's clock.
-    Clock,
+    Clock {
+        /// When it was asked, in the clock's own count.
+        turn: u64,
+    },
     /// Nobody.
     Nobody,
 }
