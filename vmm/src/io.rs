@@ -1,4 +1,5 @@
-//! The `io` thread: all queues, host sockets and the console's input, served from one epoll.
+//! Threads that serve many descriptors from one epoll. The one named `io` has a machine's queues,
+//! host sockets and console, the one named `control` its control socket.
 //!
 //! What it serves are [sources](Source): objects that own descriptors and are called when one of
 //! them is ready. A source is put on the thread and taken off from outside; taking off is
@@ -122,11 +123,11 @@ pub struct IoHandle {
 pub struct SourceId(u32);
 
 impl IoThread {
-    /// Starts the thread.
+    /// Starts the thread, which is named `name`.
     ///
     /// # Errors
     /// No descriptor or no thread is left.
-    pub fn spawn() -> io::Result<Self> {
+    pub fn spawn(name: &str) -> io::Result<Self> {
         let wake = Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
         let (commands, receiver) = unbounded();
         let epoll = Epoll::new()?;
@@ -136,7 +137,7 @@ impl IoThread {
         let thread = {
             let wake = wake.clone();
             thread::Builder::new()
-                .name("io".into())
+                .name(name.into())
                 .spawn(move || served.serve(&receiver, &wake))?
         };
         let handle = IoHandle { commands, wake, next: Arc::new(1.into()) };
@@ -210,7 +211,7 @@ impl Served {
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
                 Err(error) => {
-                    tracing::error!(%error, "the io thread cannot wait, and ends");
+                    tracing::error!(%error, "a thread that serves descriptors cannot wait, and ends");
                     return;
                 }
             };

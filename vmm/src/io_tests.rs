@@ -28,7 +28,7 @@ impl Source for Counter {
 
 #[test]
 fn a_source_is_called_until_it_is_taken_off() {
-    let thread = IoThread::spawn().unwrap();
+    let thread = IoThread::spawn("io").unwrap();
     let event = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
     let count = Arc::new(AtomicU32::new(0));
     for round in 0..3 {
@@ -54,7 +54,7 @@ fn a_source_that_cannot_start_is_refused() {
         }
         fn ready(&mut self, _: u32, _: EventSet, _: &mut Registry<'_>) {}
     }
-    let thread = IoThread::spawn().unwrap();
+    let thread = IoThread::spawn("io").unwrap();
     assert!(thread.handle().add(Box::new(Bad)).is_err());
     let handle = thread.handle();
     drop(thread);
@@ -77,7 +77,7 @@ fn a_deadline_calls_its_source() {
             self.1.lock().unwrap().take().unwrap().send(()).unwrap();
         }
     }
-    let thread = IoThread::spawn().unwrap();
+    let thread = IoThread::spawn("io").unwrap();
     let (told, hears) = unbounded();
     let soon = Instant::now() + Duration::from_millis(5);
     let alarm = Alarm(Some(soon), Arc::new(Mutex::new(Some(told))));
@@ -112,7 +112,7 @@ fn an_event_of_a_forgotten_descriptor_does_not_reach_the_next_one_with_its_token
         }
     }
     let event = || EventFd::new(libc::EFD_NONBLOCK).unwrap();
-    let thread = IoThread::spawn().unwrap();
+    let thread = IoThread::spawn("io").unwrap();
     let (told, hears) = unbounded();
     let events = [event(), event()];
     events.iter().for_each(|event| event.write(1).unwrap());
@@ -133,7 +133,7 @@ fn a_source_that_panics_ends_the_thread_and_leaves_nobody_waiting() {
         }
         fn ready(&mut self, _: u32, _: EventSet, _: &mut Registry<'_>) {}
     }
-    let thread = IoThread::spawn().unwrap();
+    let thread = IoThread::spawn("io").unwrap();
     let (told, hears) = unbounded();
     let event = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
     let other = Counter { event, count: Arc::default(), told };

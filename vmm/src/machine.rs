@@ -234,7 +234,7 @@ impl Machine {
             .map(|index| hypervisor.create_vcpu(&vm, index, config.cpus))
             .collect::<Result<Vec<_>, _>>()?;
 
-        let io = IoThread::spawn().map_err(resource("the io thread"))?;
+        let io = IoThread::spawn("io").map_err(resource("the io thread"))?;
         let (slot, outcome) = OutcomeSlot::new();
         let mut board = Board { vm: &vm, pio: Bus::default(), mmio: Bus::default(), virtio: 0 };
         let ioapic = Arc::new(Mutex::new(IoApic::new(vm.clone())));

@@ -16,8 +16,9 @@ use crate::error::CallError;
 use protocol::HResult;
 use protocol::task::{LogoffReport, TaskInfo, TaskResult};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
+use vmm_sys_util::eventfd::EventFd;
 
 /// Complete tasks that are kept for those who ask later.
 pub const KEPT: usize = 1_000;
@@ -34,7 +35,11 @@ pub(crate) type Canceller = Box<dyn Fn() -> Result<(), CallError> + Send + Sync>
 #[derive(Clone, Default)]
 pub struct Tasks {
     shared: Arc<Mutex<Collection>>,
+    bells: Bells,
 }
+
+/// What is rung whenever a task changes.
+type Bells = Arc<Mutex<Vec<Weak<EventFd>>>>;
 
 #[derive(Default)]
 struct Collection {
@@ -55,13 +60,18 @@ impl Tasks {
         self.lock().tasks.values().cloned().collect()
     }
 
+    /// Has `bell` written to whenever a task changes, as long as somebody else holds it.
+    pub(crate) fn ring(&self, bell: &Arc<EventFd>) {
+        self.bells.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(bell));
+    }
+
     /// Begins a task that does what `description` says, for people.
     #[must_use]
     pub(crate) fn start(&self, description: &str, canceller: Canceller) -> (Task, Work) {
         let mut collection = self.lock();
         // Four thousand million tasks later the machine is old enough.
         collection.last_id = collection.last_id.saturating_add(1);
-        let task = Task::new(collection.last_id, description, canceller);
+        let task = Task::new(collection.last_id, description, canceller, self.bells.clone());
         collection.tasks.insert(task.id, task.clone());
         let complete: Vec<u32> =
             collection.tasks.values().filter(|task| task.is_complete()).map(Task::id).collect();
@@ -93,6 +103,7 @@ pub struct Task {
     id: u32,
     shared: Arc<(Mutex<Progress>, Condvar)>,
     canceller: Arc<Canceller>,
+    bells: Bells,
 }
 
 /// How far a task is.
@@ -123,7 +134,7 @@ fn set_error(info: &mut TaskInfo, error: HResult, text: &str) {
 }
 
 impl Task {
-    fn new(id: u32, description: &str, canceller: Canceller) -> Self {
+    fn new(id: u32, description: &str, canceller: Canceller, bells: Bells) -> Self {
         let mut info = TaskInfo {
             id,
             description: description.to_owned(),
@@ -141,6 +152,7 @@ impl Task {
             id,
             shared: Arc::new((Mutex::new(progress), Condvar::new())),
             canceller: Arc::new(canceller),
+            bells,
         }
     }
 
@@ -247,6 +259,16 @@ impl Task {
         progress.version += 1;
         drop(progress);
         self.shared.1.notify_all();
+        let mut bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
+        bells.retain(|bell| {
+            let bell = bell.upgrade();
+            // Full means that it is readable, which is all that is wanted.
+            if let Some(bell) = &bell {
+                let _ = bell.write(1);
+            }
+            bell.is_some()
+        });
+        drop(bells);
         value
     }
 

@@ -200,10 +200,6 @@ impl Vm {
         self.inner.state.get()
     }
 
-    pub(crate) fn state_cell(&self) -> &StateCell {
-        &self.inner.state
-    }
-
     /// The guest's operating system.
     #[must_use]
     pub fn guest_os(&self) -> GuestOs {
@@ -550,5 +546,31 @@ impl Drop for Socket {
     fn drop(&mut self) {
         // Gone already is as good.
         let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+impl Vm {
+    /// A machine that seems to run, but has no processors.
+    pub(crate) fn hollow(config: MachineConfig) -> Self {
+        let vm = Self::new(config, None).unwrap();
+        vm.inner.integration.boot_started();
+        vm.inner.state.set(VmState::Running);
+        vm
+    }
+
+    /// Takes the host's ends of the agent's connections.
+    pub(crate) fn agents(&self) -> &Sender<UnixStream> {
+        &self.inner.agents
+    }
+
+    pub(crate) fn set_state(&self, state: VmState) {
+        let _life = self.inner.lock();
+        self.inner.state.set(state);
+    }
+
+    /// Ends it as if its processors had.
+    pub(crate) fn end(&self) {
+        self.inner.finish(End::TurnedOff);
     }
 }

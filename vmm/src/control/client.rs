@@ -1,7 +1,11 @@
 //! The other side of a machine's control socket: for the command line and for host tools.
 
-use crate::control::wire::{self, Call, MachineInfo, Request, Response, TaskDocument, VERSION};
+use crate::control::access::unknown;
+use crate::control::wire::{
+    self, Call, MachineInfo, Property, Request, Response, TaskDocument, VERSION,
+};
 use crate::error::CallError;
+use crate::events::Notice;
 use crate::integration::guest::SessionList;
 use crate::runtime::Runtime;
 use protocol::HResult;
@@ -28,15 +32,10 @@ impl Client {
     /// `VM_E_VM_UNKNOWN` if there is no such machine, or it is not this user's;
     /// `VM_E_VM_NOT_RUNNING` if it is just starting or ending.
     pub fn connect(runtime: &Runtime, name: &str) -> Result<Self, CallError> {
-        let unknown = || {
-            let text =
-                format!("no machine named {name:?} is running; `vmm ls` lists those that are");
-            CallError::new(HResult::VM_E_VM_UNKNOWN, text)
-        };
-        let name = runtime.find(name).ok_or_else(unknown)?;
+        let name = runtime.find(name).ok_or_else(|| unknown(name))?;
         let stream = UnixStream::connect(runtime.control(&name)).map_err(|error| {
             if error.kind() == io::ErrorKind::PermissionDenied {
-                return unknown();
+                return unknown(&name);
             }
             let text = format!("{name} is just starting or ending ({error}); try again");
             CallError::new(HResult::VM_E_VM_NOT_RUNNING, text)
@@ -58,7 +57,7 @@ impl Client {
     /// Its process has ended.
     pub fn machine(&mut self) -> Result<MachineInfo, CallError> {
         match self.call(Request::Machine)? {
-            Response::Machine(machine) => Ok(machine),
+            Response::Machine(machine) => Ok(*machine),
             other => Err(unexpected(&other)),
         }
     }
@@ -74,12 +73,64 @@ impl Client {
         }
     }
 
+    /// A property of the guest's system; null where the API has `S_FALSE`.
+    ///
+    /// # Errors
+    /// As the member of [`GuestOs`](crate::integration::guest::GuestOs) of that name.
+    pub fn property(&mut self, property: Property) -> Result<serde_json::Value, CallError> {
+        self.value(Request::Property { property })
+    }
+
+    /// Asks for something that has a value.
+    ///
+    /// # Errors
+    /// As the member of [`GuestOs`](crate::integration::guest::GuestOs) that it stands for.
+    pub fn value(&mut self, request: Request) -> Result<serde_json::Value, CallError> {
+        match self.call(request)? {
+            Response::Value { value } => Ok(value),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Asks for something that is done at once.
+    ///
+    /// # Errors
+    /// As the member of [`Vm`](crate::Vm) or [`GuestOs`](crate::integration::guest::GuestOs) that it
+    /// stands for.
+    pub fn act(&mut self, request: Request) -> Result<(), CallError> {
+        match self.call(request)? {
+            Response::Done => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Asks for something that takes time.
+    ///
+    /// # Errors
+    /// As the member of [`Vm`](crate::Vm) or [`GuestOs`](crate::integration::guest::GuestOs) that it
+    /// stands for.
+    pub fn work(&mut self, request: Request) -> Result<TaskDocument, CallError> {
+        match self.call(request)? {
+            Response::Task(document) => Ok(*document),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Hears of the machine's events from now on, on this connection.
+    ///
+    /// # Errors
+    /// The machine's process has ended.
+    pub fn events(mut self) -> Result<Events, CallError> {
+        self.act(Request::Events)?;
+        Ok(Events { client: self })
+    }
+
     /// Logs everyone off.
     ///
     /// # Errors
     /// As [`GuestOs::logoff`](crate::integration::guest::GuestOs::logoff).
     pub fn logoff(&mut self, options: LogoffOptions) -> Result<TaskDocument, CallError> {
-        self.task_call(Request::Logoff { options })
+        self.work(Request::Logoff { options })
     }
 
     /// All tasks, the oldest first.
@@ -98,7 +149,7 @@ impl Client {
     /// # Errors
     /// `DISP_E_BADINDEX` if there is none with this id.
     pub fn task(&mut self, id: u32) -> Result<TaskDocument, CallError> {
-        self.task_call(Request::Task { id })
+        self.work(Request::Task { id })
     }
 
     /// Cancels a task.
@@ -106,7 +157,7 @@ impl Client {
     /// # Errors
     /// `E_FAIL` if it can no longer be cancelled.
     pub fn cancel(&mut self, id: u32) -> Result<TaskDocument, CallError> {
-        self.task_call(Request::Cancel { id })
+        self.work(Request::Cancel { id })
     }
 
     /// Waits until a task is complete or the time is over, and tells `watch` of it in between. The
@@ -140,13 +191,6 @@ impl Client {
         }
     }
 
-    fn task_call(&mut self, request: Request) -> Result<TaskDocument, CallError> {
-        match self.call(request)? {
-            Response::Task(document) => Ok(*document),
-            other => Err(unexpected(&other)),
-        }
-    }
-
     fn call(&mut self, request: Request) -> Result<Response, CallError> {
         let call = Call { version: VERSION, request };
         let Err(error) = frame::write(&mut self.stream, &call) else { return self.read() };
@@ -164,18 +208,13 @@ impl Client {
 
     /// Reads an answer, if one comes within `time`.
     fn read_within(&mut self, time: Duration) -> Result<Option<Response>, CallError> {
-        // A time-out of zero would be none.
-        let limited = self.stream.set_read_timeout(Some(time.max(Duration::from_millis(1))));
+        let limited = self.stream.set_read_timeout(Some(at_least_some(time)));
         limited.map_err(|error| self.lost(&error))?;
         let answer = wire::read_answer(&mut self.decoder, &mut self.stream);
         let limited = self.stream.set_read_timeout(Some(PATIENCE));
         limited.map_err(|error| self.lost(&error))?;
         match answer {
-            Err(FrameError::Io(error))
-                if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) =>
-            {
-                Ok(None)
-            }
+            Err(FrameError::Io(error)) if is_late(&error) => Ok(None),
             answer => self.judge(answer).map(Some),
         }
     }
@@ -196,6 +235,40 @@ impl Client {
             crate::error::chain(error)
         );
         CallError::new(HResult::VM_E_VM_NOT_RUNNING, text)
+    }
+}
+
+/// A time-out of a socket, for which zero would be none.
+fn at_least_some(time: Duration) -> Duration {
+    time.max(Duration::from_millis(1))
+}
+
+/// Whether nothing came in time.
+fn is_late(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+/// The events of a machine, from a [`Client`].
+pub struct Events {
+    client: Client,
+}
+
+impl Events {
+    /// Waits for what happens next; none if nothing does within `timeout`.
+    ///
+    /// # Errors
+    /// `VM_E_VM_NOT_RUNNING` when the machine's process has ended.
+    pub fn next(&mut self, timeout: Option<Duration>) -> Result<Option<Notice>, CallError> {
+        let limited = self.client.stream.set_read_timeout(timeout.map(at_least_some));
+        limited.map_err(|error| self.client.lost(&error))?;
+        match wire::read_answer(&mut self.client.decoder, &mut self.client.stream) {
+            Err(FrameError::Io(error)) if is_late(&error) => Ok(None),
+            answer => match self.client.judge(answer)? {
+                Response::Event { event } => Ok(Some(Notice::Event(event))),
+                Response::Lost { count } => Ok(Some(Notice::Lost(count))),
+                other => Err(unexpected(&other)),
+            },
+        }
     }
 }
 

@@ -5,5 +5,7 @@
 
 pub mod access;
 pub mod client;
+mod conversation;
+mod serve;
 pub mod server;
 pub mod wire;

@@ -1,104 +1,77 @@
 //! The machine's side of its control socket.
 //!
-//! A thread named `control` takes connections; each one that is admitted gets a seat and a thread of
-//! its own, up to [`MAX_CLIENTS`]. A client may be silent for as long as it likes, but when somebody
-//! else needs a seat, whoever has asked nothing for the longest time loses it. A client that is slow,
-//! silent or gone holds up nobody but itself, and never cancels a task.
+//! One thread, named `control`, has all clients: it takes connections, reads requests, answers what
+//! can be answered at once, and follows tasks and events for whoever asked to hear of them. What may
+//! have to wait, for the guest above all, is done on a thread of its own for as long as it takes, and
+//! its answer comes back to the one thread. So a client costs a descriptor and little memory; a
+//! thousand of them may be silent for as long as they like. When there is no room for one more,
+//! whoever has asked nothing for the longest time is sent away. A client that is slow, silent or gone
+//! holds up nobody but itself, and never cancels a task.
 
-use crate::control::access::Access;
-use crate::control::wire::{self, Call, MachineInfo, Request, Response, TaskDocument, VERSION};
+use crate::control::access::{Access, Peer, unknown};
+use crate::control::conversation::{Conversation, Next};
+use crate::control::serve::Served;
+use crate::control::wire::{self, Request, Response};
 use crate::error::CallError;
-use crate::integration::guest::{GuestOs, milliseconds};
-use crate::state::StateCell;
-use crate::task::{Task, Tasks};
+use crate::io::{IoThread, Registry, Source};
 use crate::vm::Vm;
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use protocol::HResult;
-use protocol::frame::{Decoder, FrameError};
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{SendFlags, send};
-use std::collections::HashMap;
-use std::io::{self, Write};
-use std::net::Shutdown;
+use std::collections::BTreeMap;
+use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
+use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::eventfd::EventFd;
 
 /// Clients at once.
-pub const MAX_CLIENTS: usize = 64;
-/// How long a client may not read what it asked for.
-const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 10_000 });
-/// How often a client that follows a task hears of it at least.
-const NEWS: Duration = Duration::from_secs(1);
+pub const MAX_CLIENTS: usize = if cfg!(test) { 64 } else { 2_000 };
+/// Requests at once that have a thread because they may have to wait.
+pub const MAX_CALLS: usize = 64;
 /// How long answers may take when the machine has ended.
 const FAREWELL: Duration = Duration::from_millis(500);
+/// How long no clients are taken after one could not be, for want of descriptors say.
+const PAUSE: Duration = Duration::from_millis(50);
 
-/// What is served.
-#[derive(Clone)]
-struct Served {
-    name: String,
-    state: StateCell,
-    guest: GuestOs,
-    tasks: Tasks,
-    cpus: u8,
-    memory: u64,
-    since: Instant,
-}
+/// Tokens: the listener, the bell, and then the clients.
+const LISTENER: u32 = 0;
+const BELL: u32 = 1;
+const FIRST_CLIENT: u32 = 2;
 
-/// The clients that are there.
+/// How many clients there are, for whoever waits for fewer.
 #[derive(Default)]
-struct Clients {
-    next: u64,
-    seats: HashMap<u64, Seat>,
+struct Crowd {
+    count: Mutex<Count>,
+    changed: Condvar,
 }
 
-struct Seat {
-    /// The client's stream once more, to end it.
-    stream: UnixStream,
-    /// Since when it has asked nothing; none while it is being answered.
-    idle: Option<Instant>,
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Count {
+    clients: usize,
+    /// Those that are owed an answer.
+    owed: usize,
 }
 
-impl Clients {
-    /// Makes room for one more by sending away who has been idle the longest; false if all seats
-    /// are taken by clients that are being answered.
-    fn make_room(&mut self) -> bool {
-        if self.seats.len() < MAX_CLIENTS {
-            return true;
-        }
-        let idle = self.seats.iter().filter_map(|(number, seat)| Some((seat.idle?, *number)));
-        let Some(seat) = idle.min().and_then(|(_, number)| self.seats.remove(&number)) else {
-            return false;
-        };
-        turn_away(&seat.stream, &crowded());
-        // Its thread sees the end. Closed already is as good.
-        let _ = seat.stream.shutdown(Shutdown::Both);
-        true
+impl Crowd {
+    fn lock(&self) -> MutexGuard<'_, Count> {
+        self.count.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set_idle(&mut self, number: u64, idle: Option<Instant>) {
-        if let Some(seat) = self.seats.get_mut(&number) {
-            seat.idle = idle;
+    fn set(&self, count: Count) {
+        if std::mem::replace(&mut *self.lock(), count) != count {
+            self.changed.notify_all();
         }
     }
-
-    fn are_answered(&self) -> bool {
-        self.seats.values().all(|seat| seat.idle.is_some())
-    }
-}
-
-type SharedClients = Arc<Mutex<Clients>>;
-
-fn lock(clients: &SharedClients) -> MutexGuard<'_, Clients> {
-    clients.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The server. Dropping it gives clients a moment for their answers, and ends it.
 pub struct Server {
-    /// Closing it ends the thread.
-    stop: Option<UnixStream>,
-    clients: SharedClients,
-    thread: Option<JoinHandle<()>>,
+    crowd: Arc<Crowd>,
+    bell: Arc<EventFd>,
+    _thread: IoThread,
 }
 
 impl Server {
@@ -106,125 +79,262 @@ impl Server {
     ///
     /// # Errors
     /// No descriptor or thread is left.
-    pub fn start(listener: UnixListener, vm: &Vm, access: Access) -> io::Result<Self> {
-        let served = Served {
-            name: vm.name().to_owned(),
-            state: vm.state_cell().clone(),
-            guest: vm.guest_os(),
-            tasks: vm.tasks().clone(),
-            cpus: vm.config().cpus,
-            memory: vm.config().memory,
-            since: Instant::now(),
-        };
-        Self::serve(listener, served, access)
-    }
-
-    fn serve(listener: UnixListener, served: Served, access: Access) -> io::Result<Self> {
-        let (stop, stopped) = UnixStream::pair()?;
-        let clients = SharedClients::default();
+    pub fn start(listener: UnixListener, vm: Arc<Vm>, access: Access) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        let thread = {
-            let clients = clients.clone();
-            let accept = move || accept(&listener, &stopped, &served, access, &clients);
-            thread::Builder::new().name("control".into()).spawn(accept)?
-        };
-        Ok(Self { stop: Some(stop), clients, thread: Some(thread) })
+        let crowd = Arc::new(Crowd::default());
+        let bell = Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
+        vm.tasks().ring(&bell);
+        let thread = IoThread::spawn("control")?;
+        thread.handle().add(Box::new(Clients {
+            listener,
+            paused: None,
+            served: Served { vm, since: Instant::now() },
+            access,
+            bell: bell.clone(),
+            answers: unbounded(),
+            calls: 0,
+            next: FIRST_CLIENT,
+            clients: BTreeMap::new(),
+            crowd: crowd.clone(),
+        }))?;
+        Ok(Self { crowd, bell, _thread: thread })
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.stop = None;
-        if let Some(thread) = self.thread.take() {
-            // A panic of that thread has been reported where it happened.
-            let _ = thread.join();
-        }
-        let deadline = Instant::now() + FAREWELL;
-        while !lock(&self.clients).are_answered() && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(1));
-        }
-        for seat in lock(&self.clients).seats.values() {
-            // Closed already is as good.
-            let _ = seat.stream.shutdown(Shutdown::Both);
-        }
+        // The thread looks once more at what there is to tell.
+        let _ = self.bell.write(1);
+        let owes = |count: &mut Count| count.owed > 0;
+        let waited = self.crowd.changed.wait_timeout_while(self.crowd.lock(), FAREWELL, owes);
+        drop(waited);
     }
 }
 
-/// Takes connections until the other end of `stop` is closed.
-fn accept(
-    listener: &UnixListener,
-    stop: &UnixStream,
-    served: &Served,
+/// An answer that was worked for, and whose it is.
+type Answer = (u32, Result<Response, CallError>);
+
+/// Everything on the thread.
+struct Clients {
+    listener: UnixListener,
+    /// New ones are taken again from here on.
+    paused: Option<Instant>,
+    served: Served,
     access: Access,
-    clients: &SharedClients,
-) {
-    let mut failing = false;
-    loop {
-        let mut fds = [PollFd::new(listener, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
-        match poll(&mut fds, None) {
-            Ok(_) if !fds[1].revents().is_empty() => return,
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => {
-                tracing::error!(%error, "the control socket is not served any more");
-                return;
-            }
-        }
-        match listener.accept() {
-            Ok((stream, _)) => {
-                failing = false;
-                if access.admits(&stream) {
-                    welcome(stream, served, clients);
-                } else {
-                    // It learns nothing, not even that the machine is there.
-                    let text = format!("no machine named {:?} is running", served.name);
-                    turn_away(&stream, &CallError::new(HResult::VM_E_VM_UNKNOWN, text));
+    /// Rung when a task has changed, something has happened, or an answer is there.
+    bell: Arc<EventFd>,
+    answers: (Sender<Answer>, Receiver<Answer>),
+    /// Requests that have a thread.
+    calls: usize,
+    next: u32,
+    clients: BTreeMap<u32, Conversation>,
+    crowd: Arc<Crowd>,
+}
+
+impl Clients {
+    /// Takes whoever has connected.
+    fn welcome(&mut self, registry: &mut Registry<'_>) {
+        loop {
+            let stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    // Out of descriptors, as a rule. The connection is still there, and would be
+                    // reported again and again.
+                    if !self.send_idlest_away(registry) {
+                        tracing::warn!(%error, "connection to the control socket not taken");
+                        registry.forget(&self.listener);
+                        self.paused = Some(Instant::now() + PAUSE);
+                    }
+                    return;
                 }
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => {
-                // Out of descriptors, as a rule: the connection is still there, so this comes again.
-                if !failing {
-                    tracing::warn!(%error, "connection to the control socket not taken");
+            };
+            let peer = match Peer::of(&stream) {
+                Ok(peer) => peer,
+                Err(error) => {
+                    tracing::warn!(%error, "client of unknown identity sent away");
+                    continue;
                 }
-                failing = true;
-                thread::sleep(Duration::from_millis(50));
+            };
+            if self.access.of(&peer).is_none() {
+                // It learns nothing, not even that the machine is there.
+                turn_away(&stream, &unknown(self.served.vm.name()));
+            } else if self.clients.len() < MAX_CLIENTS || self.send_idlest_away(registry) {
+                self.seat(stream, peer, registry);
+            } else {
+                turn_away(&stream, &crowded(MAX_CLIENTS));
             }
         }
     }
-}
 
-/// Gives an admitted client a seat and a thread, if there is room for it.
-fn welcome(mut stream: UnixStream, served: &Served, clients: &SharedClients) {
-    let prepared = stream
-        .set_nonblocking(false)
-        .and_then(|()| stream.set_write_timeout(Some(PATIENCE)))
-        .and_then(|()| stream.try_clone());
-    let Ok(clone) = prepared else { return };
-    let number = {
-        let mut clients = lock(clients);
-        if !clients.make_room() {
-            drop(clients);
-            turn_away(&stream, &crowded());
-            return;
+    fn seat(&mut self, stream: UnixStream, peer: Peer, registry: &mut Registry<'_>) {
+        let token = self.next;
+        // Four thousand million clients later the first one's number is surely free again.
+        self.next = self.next.checked_add(1).unwrap_or(FIRST_CLIENT);
+        let begun = stream
+            .set_nonblocking(true)
+            .and_then(|()| registry.watch(&stream, token, EventSet::IN));
+        match begun {
+            Ok(()) => drop(self.clients.insert(token, Conversation::new(stream, peer))),
+            Err(error) => tracing::warn!(%error, "client not served"),
         }
-        clients.next += 1;
-        let number = clients.next;
-        clients.seats.insert(number, Seat { stream: clone, idle: Some(Instant::now()) });
-        number
-    };
-    let seated = Seated { clients: clients.clone(), number };
-    let served = served.clone();
-    let spawned = thread::Builder::new()
-        .name("client".into())
-        .spawn(move || converse(&mut stream, &served, &seated));
-    if let Err(error) = spawned {
-        tracing::warn!(%error, "client not served");
+    }
+
+    /// Makes room by ending the conversation with who has been idle the longest; false if nobody is.
+    fn send_idlest_away(&mut self, registry: &mut Registry<'_>) -> bool {
+        let idle = self.clients.iter().filter_map(|(token, c)| Some((c.idle_since()?, *token)));
+        let Some((_, token)) = idle.min() else { return false };
+        if let Some(client) = self.clients.remove(&token) {
+            registry.forget(client.stream());
+            turn_away(client.stream(), &crowded(self.clients.len()));
+        }
+        true
+    }
+
+    /// Goes on with the client `token` as far as that is possible now.
+    fn converse(&mut self, token: u32, registry: &mut Registry<'_>) {
+        let Some(mut client) = self.clients.remove(&token) else { return };
+        loop {
+            match client.go_on() {
+                Next::Request(request) => self.take(token, &mut client, request),
+                Next::Wait => {
+                    let watched = client.watch(registry, token);
+                    if watched.is_ok() {
+                        self.clients.insert(token, client);
+                        return;
+                    }
+                    break;
+                }
+                Next::End => break,
+            }
+        }
+        registry.forget(client.stream());
+    }
+
+    /// Does what the client asks for, or has it done.
+    fn take(&mut self, token: u32, client: &mut Conversation, request: Request) {
+        let name = self.served.vm.name();
+        if let Err(error) = self.access.check(client.peer(), &request, name) {
+            return client.answer(Err(error));
+        }
+        match request {
+            Request::Wait { id } => match self.served.task(id) {
+                Ok(task) => client.follow(task),
+                Err(error) => client.answer(Err(error)),
+            },
+            Request::Events => client.listen(self.served.vm.events().subscribe(self.bell.clone())),
+            request => match self.served.at_once(&request) {
+                Some(answer) => client.answer(answer),
+                None => self.call(token, client, request),
+            },
+        }
+    }
+
+    /// Has a request answered on a thread of its own.
+    fn call(&mut self, token: u32, client: &mut Conversation, request: Request) {
+        if self.calls >= MAX_CALLS {
+            return client.answer(Err(crowded(MAX_CALLS)));
+        }
+        let (served, bell) = (self.served.clone(), self.bell.clone());
+        let answers = self.answers.0.clone();
+        let spawned = thread::Builder::new().name("call".into()).spawn(move || {
+            // The machine goes on whatever becomes of one request.
+            let work = std::panic::AssertUnwindSafe(|| served.work(request));
+            let answer = std::panic::catch_unwind(work).unwrap_or_else(|_| {
+                let text = "the monitor failed while it worked on this; its log says more";
+                Err(CallError::new(HResult::DISP_E_EXCEPTION, text))
+            });
+            // Let go of the machine before its owner is told that nobody needs it any more.
+            drop(served);
+            // Nobody to tell is as good.
+            let _ = answers.send((token, answer));
+            let _ = bell.write(1);
+        });
+        match spawned {
+            Ok(_) => {
+                self.calls += 1;
+                client.called();
+            }
+            Err(error) => {
+                let text = format!("no thread is left for this request ({error}); try again");
+                client.answer(Err(CallError::new(HResult::VM_E_OUT_OF_RESOURCE, text)));
+            }
+        }
+    }
+
+    /// Hands out answers, and tells those who follow something what is new.
+    fn tell(&mut self, registry: &mut Registry<'_>) {
+        while let Ok((token, answer)) = self.answers.1.try_recv() {
+            self.calls -= 1;
+            if let Some(client) = self.clients.get_mut(&token) {
+                client.answer(answer);
+                self.converse(token, registry);
+            }
+        }
+        let following = self.clients.iter().filter(|(_, client)| client.follows());
+        let tokens: Vec<u32> = following.map(|(token, _)| *token).collect();
+        tokens.into_iter().for_each(|token| self.converse(token, registry));
+    }
+
+    fn count(&self) {
+        let owed = self.clients.values().filter(|client| client.is_owed_an_answer()).count();
+        self.crowd.set(Count { clients: self.clients.len(), owed });
     }
 }
 
-/// Why somebody got no seat, or lost it.
-fn crowded() -> CallError {
-    let text = format!("{MAX_CLIENTS} other clients are connected to the machine; try again");
+impl Source for Clients {
+    fn start(&mut self, registry: &mut Registry<'_>) -> io::Result<()> {
+        registry.watch(&self.listener, LISTENER, EventSet::IN)?;
+        registry.watch(self.bell.as_ref(), BELL, EventSet::IN)
+    }
+
+    fn ready(&mut self, token: u32, events: EventSet, registry: &mut Registry<'_>) {
+        match token {
+            LISTENER => self.welcome(registry),
+            BELL => {
+                // Non-blocking, and only this thread reads it.
+                let _ = self.bell.read();
+                self.tell(registry);
+            }
+            token => {
+                let gone = events.intersects(EventSet::HANG_UP | EventSet::ERROR);
+                if let Some(client) = self.clients.get_mut(&token).filter(|_| gone) {
+                    client.peer_has_gone();
+                }
+                self.converse(token, registry);
+            }
+        }
+        self.count();
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let clients = self.clients.values().filter_map(Conversation::deadline);
+        clients.chain(self.paused).min()
+    }
+
+    fn expired(&mut self, registry: &mut Registry<'_>) {
+        let now = Instant::now();
+        if self.paused.take_if(|until| *until <= now).is_some()
+            && registry.watch(&self.listener, LISTENER, EventSet::IN).is_err()
+        {
+            self.paused = Some(now + PAUSE);
+        }
+        let late = self.clients.iter().filter(|(_, c)| c.deadline().is_some_and(|at| at <= now));
+        let tokens: Vec<u32> = late.map(|(token, _)| *token).collect();
+        for token in tokens {
+            if let Some(client) = self.clients.get_mut(&token) {
+                client.expired(now);
+            }
+            self.converse(token, registry);
+        }
+        self.count();
+    }
+}
+
+/// Why somebody is not served, or not any more.
+fn crowded(others: usize) -> CallError {
+    let text = format!("{others} others are being served by the machine's process; try again");
     CallError::new(HResult::VM_E_OUT_OF_RESOURCE, text)
 }
 
@@ -232,119 +342,8 @@ fn crowded() -> CallError {
 fn turn_away(stream: &UnixStream, error: &CallError) {
     let mut bytes = Vec::new();
     // Whoever has gone or does not read need not know.
-    if refuse(&mut bytes, error).is_ok() {
+    if wire::answer(&mut bytes, &wire::refusal(error)).is_ok() {
         let _ = send(stream, &bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
-    }
-}
-
-/// A client's hold on its seat.
-struct Seated {
-    clients: SharedClients,
-    number: u64,
-}
-
-impl Drop for Seated {
-    fn drop(&mut self) {
-        lock(&self.clients).seats.remove(&self.number);
-    }
-}
-
-/// Answers a client's requests, one after the other, until it ends, errs or does not read.
-fn converse(stream: &mut UnixStream, served: &Served, seated: &Seated) {
-    let mut decoder = Decoder::default();
-    loop {
-        let call = match decoder.read::<Call>(stream) {
-            Ok(Some(call)) => Ok(call),
-            Err(FrameError::Json(error)) => Err(error),
-            Ok(None) | Err(_) => return,
-        };
-        lock(&seated.clients).set_idle(seated.number, None);
-        let answered = match call {
-            Ok(Call { version: VERSION, request }) => served.answer(stream, request),
-            Ok(Call { version, .. }) => {
-                let text =
-                    format!("this machine's process speaks version {VERSION}, not {version}");
-                refuse(stream, &CallError::new(HResult::DISP_E_EXCEPTION, text))
-            }
-            Err(error) => {
-                let text = format!("request not understood: {error}");
-                refuse(stream, &CallError::new(HResult::E_INVALIDARG, text))
-            }
-        };
-        lock(&seated.clients).set_idle(seated.number, Some(Instant::now()));
-        if answered.is_err() {
-            return;
-        }
-    }
-}
-
-fn refuse(stream: &mut impl Write, error: &CallError) -> Result<(), FrameError> {
-    let response = Response::Refused { code: error.code, text: error.text.clone() };
-    wire::answer(stream, &response)
-}
-
-impl Served {
-    fn answer(&self, stream: &mut UnixStream, request: Request) -> Result<(), FrameError> {
-        let outcome = match request {
-            Request::Machine => Ok(Response::Machine(self.machine())),
-            Request::Sessions => self.guest.sessions().map(Response::Sessions),
-            Request::Logoff { options } => self.guest.logoff(options).map(|task| document(&task)),
-            Request::Tasks => {
-                Ok(Response::Tasks { tasks: self.tasks.list().iter().map(Task::info).collect() })
-            }
-            Request::Task { id } => self.task(id).map(|task| document(&task)),
-            Request::Cancel { id } => self.task(id).and_then(|task| {
-                task.cancel()?;
-                // The caller is to see it complete, whichever of the two it hears of first.
-                task.wait(Some(NEWS));
-                Ok(document(&task))
-            }),
-            Request::Wait { id } => match self.task(id) {
-                Ok(task) => return follow(stream, &task),
-                Err(error) => Err(error),
-            },
-        };
-        match outcome {
-            Ok(response) => wire::answer(stream, &response),
-            Err(error) => refuse(stream, &error),
-        }
-    }
-
-    fn machine(&self) -> MachineInfo {
-        MachineInfo {
-            name: self.name.clone(),
-            state: self.state.get(),
-            pid: std::process::id(),
-            uptime_ms: milliseconds(self.since.elapsed()),
-            cpus: self.cpus,
-            memory: self.memory,
-            agent: self.guest.agent(),
-        }
-    }
-
-    fn task(&self, id: u32) -> Result<Task, CallError> {
-        self.tasks.get(id).ok_or_else(|| {
-            let text = format!("the machine has no task {id}; `vmm task ls` lists those it has");
-            CallError::new(HResult::DISP_E_BADINDEX, text)
-        })
-    }
-}
-
-fn document(task: &Task) -> Response {
-    Response::Task(Box::new(TaskDocument { task: task.info(), report: task.report() }))
-}
-
-/// Tells the client of `task` until it is complete. A client that has gone is noticed by the next
-/// word to it.
-fn follow(stream: &mut UnixStream, task: &Task) -> Result<(), FrameError> {
-    let mut version = 0;
-    loop {
-        let (now, info) = task.wait_change(version, Some(NEWS));
-        version = now;
-        if info.is_complete {
-            return wire::answer(stream, &document(task));
-        }
-        wire::answer(stream, &Response::Changed { task: info })?;
     }
 }
 

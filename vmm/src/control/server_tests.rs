@@ -1,17 +1,18 @@
 //! A real server, its clients over a real socket, and a scripted agent behind both.
 
 use super::*;
+use crate::MachineConfig;
 use crate::control::client::Client;
-use crate::integration::Integration;
+use crate::control::wire::{Call, Property, VERSION};
 use crate::runtime::{Place, Runtime};
 use crate::state::VmState;
-use crossbeam_channel::{Sender, bounded};
-use protocol::frame;
+use crossbeam_channel::bounded;
+use protocol::frame::{self, Decoder};
 use protocol::hello::{Hello, LOGOFF, SESSIONS, Versions};
 use protocol::message::{self, AgentMessage, Done, HostMessage, Progress};
 use protocol::task::{LogoffOptions, Outcome, SessionReport, SessionSummary, TaskResult};
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::sync::Barrier;
 
 /// A bound against hanging.
@@ -128,9 +129,7 @@ fn row(number: u32, outcome: Option<Outcome>) -> SessionReport {
 /// A machine without processors: all that the control socket reaches is real.
 struct World {
     server: Option<Server>,
-    integration: Integration,
-    state: StateCell,
-    agents: Sender<UnixStream>,
+    vm: Arc<Vm>,
     runtime: Runtime,
     place: Place,
     _folder: tempfile::TempDir,
@@ -141,27 +140,17 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let runtime = Runtime::at(folder.path());
         let place = runtime.claim("Web").unwrap();
-        let (state, tasks) = (StateCell::new(VmState::Running), Tasks::default());
-        let (agents, incoming) = bounded(1);
-        let integration = Integration::spawn(state.clone(), tasks.clone(), incoming).unwrap();
-        integration.boot_started();
-        let served = Served {
-            name: "Web".into(),
-            state: state.clone(),
-            guest: integration.guest_os(),
-            tasks,
-            cpus: 2,
-            memory: 256 << 20,
-            since: Instant::now(),
-        };
+        let kernel = folder.path().join("missing");
+        let config = MachineConfig { cpus: 2, ..MachineConfig::new("Web", kernel) };
+        let vm = Arc::new(Vm::hollow(config));
         let listener = UnixListener::bind(place.control()).unwrap();
-        let server = Some(Server::serve(listener, served, Access::of_process()).unwrap());
-        Self { server, integration, state, agents, runtime, place, _folder: folder }
+        let server = Server::start(listener, vm.clone(), Access::of_process()).unwrap();
+        Self { server: Some(server), vm, runtime, place, _folder: folder }
     }
 
     fn agent(&self) -> Agent {
-        let agent = Agent::connect(&self.agents);
-        assert!(self.integration.guest_os().wait_for_agent(LIMIT));
+        let agent = Agent::connect(self.vm.agents());
+        assert!(self.vm.guest_os().wait_for_agent(LIMIT));
         agent
     }
 
@@ -178,7 +167,7 @@ impl World {
     }
 
     fn seats(&self) -> usize {
-        lock(&self.server.as_ref().unwrap().clients).seats.len()
+        self.server.as_ref().unwrap().crowd.lock().clients
     }
 
     /// Waits until `count` seats are taken.
@@ -316,8 +305,7 @@ fn everyone_who_waits_is_answered_when_the_machine_ends() {
         waiting.wait(id, None, |_| begun.try_send(()).unwrap_or_default()).unwrap()
     });
     wait_begun.recv_timeout(LIMIT).unwrap();
-    world.state.set(VmState::TurnedOff);
-    world.integration.machine_ended();
+    world.vm.end();
     world.server = None;
     let document = waiter.join().unwrap();
     assert_eq!(document.task.error, HResult::VM_E_VM_NOT_RUNNING);
@@ -439,15 +427,32 @@ fn two_controllers_race_through_every_pair_of_verbs_in_every_state() {
     let options = LogoffOptions { grace_ms: u64::MAX, notice_ms: u64::MAX, deadline_ms: u64::MAX };
     let verbs = [
         Request::Machine,
+        Request::Startup,
+        Request::TurnOff,
+        Request::Reset,
+        Request::Pause,
+        Request::Resume,
+        Request::PressPowerButton,
         Request::Sessions,
+        Request::Property { property: Property::ComputerName },
+        Request::GetParameter { name: "HostName".into() },
+        Request::Shutdown { forced: true },
+        Request::Restart { forced: false },
         Request::Logoff { options },
         Request::Tasks,
         Request::Task { id: 1 },
         Request::Wait { id: u32::MAX },
         Request::Cancel { id: 1 },
     ];
-    for state in [VmState::TurningOn, VmState::Running, VmState::TurningOff, VmState::TurnedOff] {
-        world.state.set(state);
+    let states = [
+        VmState::TurnedOff,
+        VmState::TurningOn,
+        VmState::Running,
+        VmState::Paused,
+        VmState::TurningOff,
+    ];
+    for state in states {
+        world.vm.set_state(state);
         for first in &verbs {
             for second in &verbs {
                 let start = Barrier::new(2);

@@ -3,6 +3,9 @@
 //! A report may be longer than a frame, so an answer goes as the pieces of its JSON text, a frame
 //! each; the last one says so.
 
+use crate::control::access::Right;
+use crate::error::CallError;
+use crate::events::Event;
 use crate::integration::guest::{AgentStatus, SessionList};
 use crate::state::VmState;
 use protocol::HResult;
@@ -36,10 +39,54 @@ pub enum Request {
     Machine,
     /// Who is logged on. Answered by [`Response::Sessions`].
     Sessions,
+    /// A property of the guest's system. Answered by [`Response::Value`].
+    Property {
+        /// Which.
+        property: Property,
+    },
+    /// Whether a session of this kind exists. Answered by [`Response::Value`].
+    IsUserLoggedOn {
+        /// 0 for a seamless session, 1 for a desktop session.
+        kind: i32,
+    },
+    /// A parameter of the guest. Answered by [`Response::Value`].
+    GetParameter {
+        /// Its name.
+        name: String,
+    },
+    /// Set a parameter of the guest. Answered by [`Response::Done`].
+    SetParameter {
+        /// Its name.
+        name: String,
+        /// What it is to be.
+        value: String,
+    },
+    /// Turn the machine on. Answered by [`Response::Task`], as are all verbs that are work.
+    Startup,
+    /// Turn the machine off, as if its plug was pulled.
+    TurnOff,
+    /// Boot the machine anew.
+    Reset,
+    /// Let the processors stand still. Answered by [`Response::Done`].
+    Pause,
+    /// Let the processors go on. Answered by [`Response::Done`].
+    Resume,
+    /// Press the power button. Answered by [`Response::Done`].
+    PressPowerButton,
     /// Log everyone off. Answered by [`Response::Task`] when the guest has accepted.
     Logoff {
         /// How.
         options: LogoffOptions,
+    },
+    /// Shut the guest down. Answered by [`Response::Task`] when the guest has accepted.
+    Shutdown {
+        /// Whether locked screens and the like are no reason not to.
+        forced: bool,
+    },
+    /// Restart the guest. Answered by [`Response::Task`] when the guest has accepted.
+    Restart {
+        /// Whether locked screens and the like are no reason not to.
+        forced: bool,
     },
     /// All tasks. Answered by [`Response::Tasks`].
     Tasks,
@@ -59,6 +106,68 @@ pub enum Request {
         /// Which.
         id: u32,
     },
+    /// Hear of events: [`Response::Done`] when the subscription has begun, then [`Response::Event`]
+    /// and [`Response::Lost`] until the connection ends. Nothing else can be asked on it.
+    Events,
+}
+
+impl Request {
+    /// What right it needs: to execute whatever changes the machine or its guest, else to read.
+    #[must_use]
+    pub fn needs(&self) -> Right {
+        match self {
+            Self::Machine
+            | Self::Sessions
+            | Self::Property { .. }
+            | Self::IsUserLoggedOn { .. }
+            | Self::GetParameter { .. }
+            | Self::Tasks
+            | Self::Task { .. }
+            | Self::Wait { .. }
+            | Self::Events => Right::Read,
+            Self::SetParameter { .. }
+            | Self::Startup
+            | Self::TurnOff
+            | Self::Reset
+            | Self::Pause
+            | Self::Resume
+            | Self::PressPowerButton
+            | Self::Logoff { .. }
+            | Self::Shutdown { .. }
+            | Self::Restart { .. }
+            | Self::Cancel { .. } => Right::Execute,
+        }
+    }
+}
+
+/// A read-only property of `IVMGuestOS`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "each is the member of GuestOs with its name")]
+pub enum Property {
+    CanShutdown,
+    ComputerName,
+    CsdVersion,
+    HeartbeatPercentage,
+    IntegrationComponentsVersion,
+    IsHeartbeating,
+    IsHostTimeSyncEnabled,
+    MultipleUserSessionsAllowed,
+    OsBuildNumber,
+    OsInfo,
+    OsMajorVersion,
+    OsMinorVersion,
+    OsName,
+    OsPlatformId,
+    OsVersion,
+    OsVersionInfo,
+    ProductType,
+    ScreenLocked,
+    ServicePackMajor,
+    ServicePackMinor,
+    SuiteMask,
+    TerminalServerPort,
+    TerminalServicesInitialized,
 }
 
 /// What a machine answers.
@@ -66,9 +175,16 @@ pub enum Request {
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub enum Response {
     /// What the machine is doing.
-    Machine(MachineInfo),
+    Machine(Box<MachineInfo>),
     /// Who is logged on.
     Sessions(SessionList),
+    /// A value; null where the API has `S_FALSE`.
+    Value {
+        /// A text, a number, a truth or a structure, as the property has it.
+        value: serde_json::Value,
+    },
+    /// It is done.
+    Done,
     /// All tasks.
     Tasks {
         /// The oldest first.
@@ -80,6 +196,16 @@ pub enum Response {
     Changed {
         /// The task.
         task: TaskInfo,
+    },
+    /// Something happened.
+    Event {
+        /// What.
+        event: Event,
+    },
+    /// The client was too slow for so many events.
+    Lost {
+        /// How many.
+        count: u64,
     },
     /// The call is refused.
     Refused {
@@ -116,6 +242,12 @@ pub struct MachineInfo {
     pub memory: u64,
     /// The agent in its guest.
     pub agent: AgentStatus,
+}
+
+/// The answer to a call that is refused.
+#[must_use]
+pub fn refusal(error: &CallError) -> Response {
+    Response::Refused { code: error.code, text: error.text.clone() }
 }
 
 #[derive(Serialize, Deserialize)]

@@ -115,7 +115,7 @@ mod tests {
     use std::collections::HashSet;
 
     fn start() -> (Driver, IoThread) {
-        let io = IoThread::spawn().unwrap();
+        let io = IoThread::spawn("io").unwrap();
         (Driver::start(Box::new(Rng::new(io.handle()))), io)
     }
 

@@ -56,7 +56,7 @@ impl Guest {
     }
 
     pub(super) fn without_buffers() -> Self {
-        let io = IoThread::spawn().unwrap();
+        let io = IoThread::spawn("io").unwrap();
         let directory = tempfile::tempdir().unwrap();
         let (to_open, open) = bounded(2000);
         let (to_privileged, privileged) = bounded(10);
@@ -320,6 +320,6 @@ pub(super) fn with_registry(test: impl FnOnce(&mut Registry<'_>) + Send + 'stati
         }
         fn ready(&mut self, _: u32, _: EventSet, _: &mut Registry<'_>) {}
     }
-    let thread = IoThread::spawn().unwrap();
+    let thread = IoThread::spawn("io").unwrap();
     thread.handle().add(Box::new(Run(Some(test)))).expect("the assertions held");
 }

@@ -29,7 +29,7 @@ const EXIT_FORCED: i32 = 130;
 #[derive(Default)]
 struct Running {
     /// None while it is being put together, and when it has ended.
-    vm: Option<Vm>,
+    vm: Option<Arc<Vm>>,
     /// It is to end as soon as it is there.
     unwanted: bool,
 }
@@ -84,13 +84,14 @@ pub(crate) fn run(args: RunArgs, format: Format) -> Outcome {
     };
     let vm = Vm::new(config, Some(&place.vsock()))
         .map_err(|error| Failure { exit: EXIT_USAGE, ..error.into() })?;
+    let vm = Arc::new(vm);
     let startup = vm.startup()?.wait(None);
     if startup.error != HResult::S_OK {
         return Err(CallError::new(startup.error, startup.error_description).into());
     }
     let listener = UnixListener::bind(place.control()).map_err(|error| failure(&error))?;
-    let server =
-        Server::start(listener, &vm, Access::of_process()).map_err(|error| failure(&error))?;
+    let server = Server::start(listener, vm.clone(), Access::of_process())
+        .map_err(|error| failure(&error))?;
     if interactive {
         say(&format!("{name} is starting; Ctrl-A x turns it off"));
         terminal.make_raw();

@@ -1,0 +1,262 @@
+//! One client of a control socket: what it has said, what it is owed, what it follows.
+//!
+//! ```text
+//!          a request that waits            its answer
+//! Idle --------------------------> Called ------------> Idle
+//!  |  a request to wait for a task                      its end
+//!  +-----------------------------> Following ---------------------> Idle
+//!  |  a request for events
+//!  +-----------------------------> Listening, for good
+//! ```
+//!
+//! A client is read only while it is idle and has taken all that it was told: whoever asks much and
+//! reads little stops itself, and what waits for it is bounded by one answer.
+
+use crate::control::access::Peer;
+use crate::control::serve::document;
+use crate::control::wire::{self, Call, Request, Response, VERSION};
+use crate::error::CallError;
+use crate::events::{Notice, Subscription};
+use crate::io::Registry;
+use crate::task::Task;
+use protocol::HResult;
+use protocol::frame::{Decoder, FrameError};
+use rustix::net::{SendFlags, send};
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+use vmm_sys_util::epoll::EventSet;
+
+/// How long a client may not read what it asked for.
+const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 10_000 });
+/// How often a client that follows a task hears of it at least.
+const NEWS: Duration = Duration::from_secs(1);
+
+/// A client.
+pub(super) struct Conversation {
+    stream: UnixStream,
+    peer: Peer,
+    decoder: Decoder,
+    /// What is to be sent, and how much of it has been.
+    output: Vec<u8>,
+    sent: usize,
+    /// Since when it takes nothing of that.
+    stuck: Option<Instant>,
+    stage: Stage,
+    /// For what the stream is watched.
+    watched: EventSet,
+    /// It can be told nothing any more, or is to be told nothing more.
+    over: bool,
+}
+
+enum Stage {
+    /// It has asked nothing since then.
+    Idle(Instant),
+    /// A thread works on its answer.
+    Called,
+    /// It hears of a task.
+    Following { task: Task, version: u64, told: Instant },
+    /// It hears of events.
+    Listening(Subscription),
+}
+
+/// What comes next in a conversation.
+pub(super) enum Next {
+    /// This is to be done and [answered](Conversation::answer).
+    Request(Request),
+    /// Something has to happen first.
+    Wait,
+    /// Nothing.
+    End,
+}
+
+impl Conversation {
+    pub(super) fn new(stream: UnixStream, peer: Peer) -> Self {
+        Self {
+            stream,
+            peer,
+            decoder: Decoder::default(),
+            output: Vec::new(),
+            sent: 0,
+            stuck: None,
+            stage: Stage::Idle(Instant::now()),
+            watched: EventSet::IN,
+            over: false,
+        }
+    }
+
+    pub(super) fn stream(&self) -> &UnixStream {
+        &self.stream
+    }
+
+    pub(super) fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// Since when it has asked nothing; none if it has, and is owed an answer or follows something.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        match self.stage {
+            Stage::Idle(since) if self.output.is_empty() => Some(since),
+            _ => None,
+        }
+    }
+
+    pub(super) fn follows(&self) -> bool {
+        matches!(self.stage, Stage::Following { .. } | Stage::Listening(_))
+    }
+
+    pub(super) fn is_owed_an_answer(&self) -> bool {
+        !self.output.is_empty() || matches!(self.stage, Stage::Called | Stage::Following { .. })
+    }
+
+    /// Answers the last request.
+    pub(super) fn answer(&mut self, answer: Result<Response, CallError>) {
+        self.stage = Stage::Idle(Instant::now());
+        self.say(&answer.unwrap_or_else(|error| wire::refusal(&error)));
+    }
+
+    /// The last request is being worked on.
+    pub(super) fn called(&mut self) {
+        self.stage = Stage::Called;
+    }
+
+    /// The client is to hear of `task` until it is complete.
+    pub(super) fn follow(&mut self, task: Task) {
+        self.stage = Stage::Following { task, version: 0, told: Instant::now() };
+    }
+
+    /// The client is to hear of what `subscription` brings.
+    pub(super) fn listen(&mut self, subscription: Subscription) {
+        self.stage = Stage::Listening(subscription);
+        self.say(&Response::Done);
+    }
+
+    /// Nobody is at the other end any more.
+    pub(super) fn peer_has_gone(&mut self) {
+        self.over = true;
+    }
+
+    /// When something is to be done although nothing happens.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let news = match &self.stage {
+            Stage::Following { told, .. } if self.output.is_empty() => Some(*told + NEWS),
+            _ => None,
+        };
+        self.stuck.map(|since| since + PATIENCE).or(news)
+    }
+
+    /// The deadline has passed.
+    pub(super) fn expired(&mut self, now: Instant) {
+        if self.stuck.is_some_and(|since| since + PATIENCE <= now) {
+            self.over = true;
+        } else if let Stage::Following { version, .. } = &mut self.stage {
+            // Whatever it knows is old.
+            *version = 0;
+        }
+    }
+
+    /// Sends what there is to say, and reads what the client asks.
+    pub(super) fn go_on(&mut self) -> Next {
+        loop {
+            if !self.flush() {
+                return if self.over { Next::End } else { Next::Wait };
+            }
+            match &mut self.stage {
+                Stage::Idle(_) => match self.read() {
+                    Some(next) => return next,
+                    None => continue,
+                },
+                Stage::Called => return Next::Wait,
+                Stage::Following { task, version, told } => {
+                    let (now, info) = task.wait_change(*version, Some(Duration::ZERO));
+                    if now == *version {
+                        return Next::Wait;
+                    }
+                    *version = now;
+                    *told = Instant::now();
+                    if info.is_complete {
+                        let task = task.clone();
+                        self.answer(Ok(document(&task)));
+                    } else {
+                        self.say(&Response::Changed { task: info });
+                    }
+                }
+                Stage::Listening(subscription) => match subscription.take() {
+                    Some(Notice::Event(event)) => self.say(&Response::Event { event }),
+                    Some(Notice::Lost(count)) => self.say(&Response::Lost { count }),
+                    None => return Next::Wait,
+                },
+            }
+        }
+    }
+
+    /// Reads a request; none if something was said instead.
+    fn read(&mut self) -> Option<Next> {
+        let refusal = match self.decoder.read::<Call>(&mut &self.stream) {
+            Ok(Some(Call { version: VERSION, request })) => return Some(Next::Request(request)),
+            Ok(Some(Call { version, .. })) => {
+                let text =
+                    format!("this machine's process speaks version {VERSION}, not {version}");
+                CallError::new(HResult::DISP_E_EXCEPTION, text)
+            }
+            Err(FrameError::Json(error)) => {
+                let text = format!("request not understood: {error}");
+                CallError::new(HResult::E_INVALIDARG, text)
+            }
+            Err(FrameError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Some(Next::Wait);
+            }
+            Ok(None) | Err(_) => return Some(Next::End),
+        };
+        self.answer(Err(refusal));
+        None
+    }
+
+    fn say(&mut self, response: &Response) {
+        // Only an answer that is no JSON could fail here; and then there is nothing to say.
+        self.over |= wire::answer(&mut self.output, response).is_err();
+    }
+
+    /// Sends as much as the client takes; false if that was not all, or it has gone.
+    fn flush(&mut self) -> bool {
+        while !self.over && self.sent < self.output.len() {
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            match send(&self.stream, &self.output[self.sent..], flags) {
+                Ok(count) => {
+                    self.sent += count;
+                    self.stuck = None;
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => {
+                    self.stuck.get_or_insert_with(Instant::now);
+                    return false;
+                }
+                Err(_) => self.over = true,
+            }
+        }
+        if self.over {
+            return false;
+        }
+        if self.sent > 0 {
+            // An answer may have been long, and silence may be.
+            self.output = Vec::new();
+            self.sent = 0;
+        }
+        true
+    }
+
+    /// Has the client's stream watched for what it waits for.
+    pub(super) fn watch(&mut self, registry: &mut Registry<'_>, token: u32) -> io::Result<()> {
+        let wanted = match self.stage {
+            _ if !self.output.is_empty() => EventSet::OUT,
+            Stage::Idle(_) => EventSet::IN,
+            // That nobody is there any more is always told.
+            _ => EventSet::empty(),
+        };
+        if wanted != self.watched {
+            registry.watch(&self.stream, token, wanted)?;
+            self.watched = wanted;
+        }
+        Ok(())
+    }
+}
