@@ -41,6 +41,7 @@ pub mod io;
 pub mod irq;
 mod kick;
 pub mod kvm;
+mod lock;
 pub mod machine;
 pub mod memory;
 pub mod outcome;

@@ -12,10 +12,10 @@
 //! process left behind is replaced without a word.
 
 use crate::config::{ConfigError, NAME_MAX, check_name};
+use crate::lock::{is_at, is_locked, open_lock, take_lock};
 use protocol::HResult;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -236,49 +236,6 @@ impl Drop for Place {
     }
 }
 
-fn open_lock(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(path)
-}
-
-/// Takes the lock on `file` until that is closed; false if another process has it.
-fn take_lock(file: &File) -> io::Result<bool> {
-    match lock_call(file, libc::F_OFD_SETLK) {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-/// Whether somebody has the lock on `file`. Only looks: taking it for a moment, to see whether that
-/// is possible, could keep a machine from starting.
-fn is_locked(file: &File) -> io::Result<bool> {
-    Ok(lock_call(file, libc::F_OFD_GETLK)?.l_type != libc::F_UNLCK as libc::c_short)
-}
-
-/// An operation on the lock of the whole file for writing, owned by the open file and not by the
-/// process (`F_OFD_SETLK` in fcntl(2)).
-fn lock_call(file: &File, operation: libc::c_int) -> io::Result<libc::flock> {
-    let mut lock = libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    };
-    // SAFETY: the descriptor is open, and these operations read and write one `flock`.
-    match unsafe { libc::fcntl(file.as_raw_fd(), operation, &raw mut lock) } {
-        -1 => Err(io::Error::last_os_error()),
-        _ => Ok(lock),
-    }
-}
-
 /// Whether nobody but root and this user can replace what is in `base`.
 fn is_safe(base: &Path) -> bool {
     fs::metadata(base).is_ok_and(|metadata| {
@@ -297,15 +254,6 @@ fn is_ours(directory: &Path) -> bool {
             && metadata.uid() == rustix::process::geteuid().as_raw()
             && metadata.mode() & OTHERS_WRITE == 0
     })
-}
-
-/// Whether `file` is what `path` names.
-fn is_at(file: &File, path: &Path) -> bool {
-    let same = |a: fs::Metadata, b: fs::Metadata| a.dev() == b.dev() && a.ino() == b.ino();
-    match (file.metadata(), fs::symlink_metadata(path)) {
-        (Ok(ours), Ok(theirs)) => same(ours, theirs),
-        _ => false,
-    }
 }
 
 #[cfg(test)]

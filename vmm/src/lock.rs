@@ -1,0 +1,63 @@
+//! Locks on files, by which processes keep out of each other's way.
+//!
+//! A lock belongs to the open file, not to the process (`F_OFD_SETLK` in fcntl(2)): two threads that
+//! open the same file exclude each other, and the kernel frees the lock when its holder dies,
+//! however that happens.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+/// Opens the file that is to be locked, for this user only, and makes it if it is not there.
+pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)
+}
+
+/// Takes the lock on `file` until that is closed; false if another process has it.
+pub(crate) fn take_lock(file: &File) -> io::Result<bool> {
+    match lock_call(file, libc::F_OFD_SETLK) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether somebody has the lock on `file`. Only looks: taking it for a moment, to see whether that
+/// is possible, could keep a machine from starting.
+pub(crate) fn is_locked(file: &File) -> io::Result<bool> {
+    Ok(lock_call(file, libc::F_OFD_GETLK)?.l_type != libc::F_UNLCK as libc::c_short)
+}
+
+/// An operation on the lock of the whole file for writing.
+fn lock_call(file: &File, operation: libc::c_int) -> io::Result<libc::flock> {
+    let mut lock = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    // SAFETY: the descriptor is open, and these operations read and write one `flock`.
+    match unsafe { libc::fcntl(file.as_raw_fd(), operation, &raw mut lock) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(lock),
+    }
+}
+
+/// Whether `file` is what `path` names.
+pub(crate) fn is_at(file: &File, path: &Path) -> bool {
+    let same = |a: fs::Metadata, b: fs::Metadata| a.dev() == b.dev() && a.ino() == b.ino();
+    match (file.metadata(), fs::symlink_metadata(path)) {
+        (Ok(ours), Ok(theirs)) => same(ours, theirs),
+        _ => false,
+    }
+}
