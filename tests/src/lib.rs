@@ -15,4 +15,4 @@ pub mod micro;
 
 pub use console::Console;
 pub use guest::Flavour;
-pub use machine::{Answer, Machine, Recipe, vmm, vmm_bin};
+pub use machine::{Answer, Machine, Recipe, runtime_dir, vmm, vmm_bin};

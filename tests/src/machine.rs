@@ -4,6 +4,7 @@ use crate::console::{Console, PROMPT};
 use crate::guest::Flavour;
 use serde_json::Value;
 use std::ffi::OsStr;
+use std::fs;
 use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -28,6 +29,15 @@ pub fn vmm_bin() -> PathBuf {
     std::env::var_os("VMM_BIN")
         .expect("VMM_BIN names the vmm command; `cargo xtask test` sets it")
         .into()
+}
+
+/// Where the machine `name` has its sockets, as the README has it.
+#[must_use]
+pub fn runtime_dir(name: &str) -> PathBuf {
+    let variable = |name| std::env::var_os(name).map(PathBuf::from);
+    let xdg = || variable("XDG_RUNTIME_DIR").filter(|_| !rustix::process::geteuid().is_root());
+    let base = variable("VMM_RUNTIME_DIR").or_else(|| Some(xdg()?.join("vmm")));
+    base.unwrap_or_else(|| "/run/vmm".into()).join(name)
 }
 
 /// What a `vmm` command answered.
@@ -264,8 +274,37 @@ impl Machine {
     }
 }
 
+impl Machine {
+    /// What can be told from outside of a machine that a test has given up.
+    fn autopsy(&mut self) -> String {
+        if let Ok(Some(status)) = self.process.try_wait() {
+            let said = self.stderr.take().and_then(|thread| thread.join().ok());
+            return format!("ended with {status}: {}", said.unwrap_or_default());
+        }
+        let mut found = format!("{:?}\n", vmm(["ls", "--format", "json"]));
+        let tasks = format!("/proc/{}/task", self.pid());
+        for task in fs::read_dir(tasks).into_iter().flatten().flatten() {
+            let read = |name: &str| {
+                let text = fs::read_to_string(task.path().join(name)).unwrap_or_default();
+                text.trim().replace('\n', " < ")
+            };
+            // State, and the time in user mode and in the kernel, in clock ticks.
+            let stat = read("stat");
+            let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split(' ').collect();
+            let field = |number: usize| fields.get(number - 2).copied().unwrap_or("?");
+            let (state, user, system) = (field(3), field(14), field(15));
+            found += &format!("{} {state} {user}+{system}: {}\n", read("comm"), read("stack"));
+        }
+        found
+    }
+}
+
 impl Drop for Machine {
     fn drop(&mut self) {
+        if thread::panicking() {
+            let found = self.autopsy();
+            eprintln!("{} when it was given up: {found}", self.name);
+        }
         // Gone already is as good; a test that failed has said so.
         let _ = self.process.kill();
         let _ = self.process.wait();
