@@ -91,6 +91,13 @@ impl Decoder {
         }
     }
 
+    /// What was read and belongs to no frame that has been given out: for a stream that goes on as
+    /// something else.
+    #[must_use]
+    pub fn into_rest(self) -> Vec<u8> {
+        self.buffer
+    }
+
     /// Whether the beginning of a frame is waiting for its end.
     #[must_use]
     pub fn is_midway(&self) -> bool {

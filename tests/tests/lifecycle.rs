@@ -1,11 +1,14 @@
 //! Machines in this process: every verb in every state, and who wins when two are called at once.
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
-use tests::micro::{DOTS, FAULT, POWER_OFF, SPIN, elf};
+use tests::micro::{DOTS, ECHO, FAULT, POWER_OFF, SPIN, elf};
 use vmm::config::Console;
 use vmm::error::CallError;
 use vmm::events::{Event, EventKind, Notice, Subscription};
@@ -31,9 +34,12 @@ impl World {
     }
 
     fn vm(&self, code: &[u8]) -> Vm {
+        self.vm_with(code, Console::File(self.path("console")))
+    }
+
+    fn vm_with(&self, code: &[u8], console: Console) -> Vm {
         let kernel = self.path("kernel");
         fs::write(&kernel, elf(code)).unwrap();
-        let console = Console::File(self.path("console"));
         let config =
             MachineConfig { memory: 32 << 20, console, ..MachineConfig::new("web", kernel) };
         Vm::new(config, None).unwrap()
@@ -135,6 +141,67 @@ fn a_paused_guest_prints_nothing_until_it_is_resumed() {
         vm.resume().unwrap();
         grows(last);
     }
+}
+
+/// Reads as much as `expected` is long, and compares.
+fn reads(mut stream: &UnixStream, expected: &str) {
+    let mut bytes = vec![0; expected.len()];
+    stream.read_exact(&mut bytes).unwrap();
+    assert_eq!(String::from_utf8_lossy(&bytes), expected);
+}
+
+#[test]
+fn who_is_attached_types_and_sees_everything_and_who_comes_later_what_was_before() {
+    let world = World::new();
+    let vm = world.vm_with(ECHO, Console::Attach);
+    assert_eq!(code(vm.console()), HResult::VM_E_VM_NOT_RUNNING);
+    succeeds(vm.startup());
+    let attach = || {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(LIMIT)).unwrap();
+        vm.console().unwrap().attach(theirs, Vec::new()).unwrap();
+        ours
+    };
+    let mut first = attach();
+    // Longer than the port's buffer.
+    let line = "to be seen ".repeat(100);
+    first.write_all(line.as_bytes()).unwrap();
+    reads(&first, &line);
+    let mut second = attach();
+    reads(&second, &line);
+    second.write_all(b"both").unwrap();
+    reads(&first, "both");
+    reads(&second, "both");
+    succeeds(vm.reset());
+    first.write_all(b"again").unwrap();
+    reads(&first, "again");
+    reads(&second, "again");
+    drop(first);
+    second.write_all(b"alone").unwrap();
+    reads(&second, "alone");
+    succeeds(vm.turn_off());
+    assert_eq!(second.read(&mut [0]).unwrap(), 0, "the machine has ended");
+}
+
+#[test]
+fn who_is_attached_and_does_not_read_is_detached_and_the_guest_goes_on() {
+    let world = World::new();
+    let vm = world.vm_with(DOTS, Console::Attach);
+    succeeds(vm.startup());
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    vm.console().unwrap().attach(theirs, Vec::new()).unwrap();
+    let deadline = Instant::now() + LIMIT;
+    // Its end shows as a hang-up without reading a byte.
+    loop {
+        let mut fds = [PollFd::new(&ours, PollFlags::empty())];
+        let pause = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
+        if poll(&mut fds, Some(&pause)).unwrap() > 0 {
+            assert!(fds[0].revents().contains(PollFlags::HUP));
+            break;
+        }
+        assert!(Instant::now() < deadline, "it stays attached");
+    }
+    succeeds(vm.turn_off());
 }
 
 #[test]

@@ -24,6 +24,8 @@ pub enum Console {
     Stdio,
     /// Output goes to this file, which is created or truncated; there is no input.
     File(PathBuf),
+    /// Whoever [attaches](crate::console::hub) to it.
+    Attach,
 }
 
 /// Which entry of a bzImage is used.
@@ -137,7 +139,7 @@ impl MachineConfig {
     pub fn cmdline(&self) -> String {
         let console = match self.console {
             Console::None => "",
-            Console::Stdio | Console::File(_) => "console=ttyS0 ",
+            Console::Stdio | Console::File(_) | Console::Attach => "console=ttyS0 ",
         };
         format!("{console}panic=-1 reboot=a pci=off {}", self.append).trim_end().to_owned()
     }

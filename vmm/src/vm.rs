@@ -7,6 +7,7 @@
 //! that a boot has begun. A machine that has ended can be started again.
 
 use crate::config::{ConfigError, MachineConfig};
+use crate::console::hub::ConsoleHub;
 use crate::console::{ConsoleError, HostConsole};
 use crate::error::{CallError, chain};
 use crate::events::{EventKind, Events};
@@ -125,6 +126,8 @@ struct Life {
     thread: Option<JoinHandle<()>>,
     /// The boot that runs now.
     control: Option<MachineControl>,
+    /// Where people attach to the console.
+    console: Option<ConsoleHub>,
     /// The host wants the machine off.
     unwanted: bool,
     /// Whoever waits for the machine to run, to boot anew, to be off.
@@ -315,6 +318,26 @@ impl Vm {
         Ok(())
     }
 
+    /// Where people attach to the serial console.
+    ///
+    /// # Errors
+    /// `VM_E_VM_NOT_RUNNING`; `E_FAIL` if the console goes elsewhere.
+    pub fn console(&self) -> Result<ConsoleHub, CallError> {
+        let life = self.inner.lock();
+        match (&life.console, self.inner.state.get()) {
+            (Some(console), _) => Ok(console.clone()),
+            (None, VmState::Running | VmState::Paused) => {
+                let text = "the machine's console goes elsewhere: to a file, to the terminal of the \
+                            process that runs it, or nowhere";
+                Err(CallError::new(HResult::E_FAIL, text))
+            }
+            (None, state) => {
+                let text = format!("the machine is {}", state.words());
+                Err(CallError::new(HResult::VM_E_VM_NOT_RUNNING, text))
+            }
+        }
+    }
+
     /// Waits for the end of a machine that was started, and says why it ended.
     #[must_use]
     pub fn wait(&self) -> End {
@@ -451,6 +474,7 @@ impl Inner {
             vsock_path: self.vsock.clone(),
             console: HostConsole::open(&self.config.console)?,
         };
+        self.lock().console = links.console.hub().cloned();
         Ok(Connected { links, _socket: socket })
     }
 
@@ -472,6 +496,7 @@ impl Inner {
         }
         let mut life = self.lock();
         life.control = None;
+        life.console = None;
         let startup = life.startup.take();
         let resets = std::mem::take(&mut life.resets);
         let turn_off = life.turn_off.take();

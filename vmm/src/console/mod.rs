@@ -8,12 +8,14 @@
 //! On a terminal the two keys `Ctrl-A x` turn the machine off, and `Ctrl-A Ctrl-A` types one
 //! `Ctrl-A`.
 
+pub mod hub;
 pub mod output;
 
 use crate::config::Console;
 use crate::devices::serial::{InputRoom, SharedSerial};
 use crate::io::{Registry, Source};
 use crate::outcome::{Outcome, OutcomeSlot};
+use hub::{ConsoleHub, free_room};
 pub use output::ConsoleOutput;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
@@ -55,6 +57,7 @@ pub struct HostConsole {
     sink: Option<Arc<File>>,
     keys: Option<Arc<File>>,
     terminal: bool,
+    hub: Option<ConsoleHub>,
 }
 
 impl HostConsole {
@@ -64,8 +67,12 @@ impl HostConsole {
     /// The file cannot be written.
     pub fn open(config: &Console) -> Result<Self, ConsoleError> {
         let output = ConsoleOutput::new()?;
+        let hub = match config {
+            Console::Attach => Some(ConsoleHub::new()?),
+            _ => None,
+        };
         let (sink, keys) = match config {
-            Console::None => (None, None),
+            Console::None | Console::Attach => (None, None),
             Console::File(path) => {
                 let file = OpenOptions::new().write(true).create(true).truncate(true).open(path);
                 let file =
@@ -79,7 +86,7 @@ impl HostConsole {
             }
         };
         let terminal = keys.as_ref().is_some_and(|keys| keys.is_terminal());
-        Ok(Self { output, sink, keys, terminal })
+        Ok(Self { output, sink, keys, terminal, hub })
     }
 
     /// What the serial port prints into.
@@ -88,10 +95,19 @@ impl HostConsole {
         &self.output
     }
 
+    /// Where people attach to the console, if they can.
+    #[must_use]
+    pub fn hub(&self) -> Option<&ConsoleHub> {
+        self.hub.as_ref()
+    }
+
     /// The console of one boot, to be served on the `io` thread: it types into `serial`, and turns
     /// the machine off through `outcome`.
     #[must_use]
     pub fn connect(&self, serial: SharedSerial, outcome: OutcomeSlot) -> Box<dyn Source> {
+        if let Some(hub) = &self.hub {
+            return hub.connect(self.output.clone(), serial);
+        }
         let room = serial.lock().unwrap_or_else(PoisonError::into_inner).input_room();
         Box::new(Connected {
             output: self.output.clone(),
@@ -190,7 +206,7 @@ impl Connected {
     fn serve_input(&mut self, registry: &mut Registry<'_>) {
         let Some(keys) = self.keys.clone() else { return };
         let mut bytes = [0; 64];
-        let room = self.free_room().min(bytes.len());
+        let room = free_room(&self.serial, &self.room).min(bytes.len());
         if room == 0 {
             registry.forget(keys.as_ref());
             return;
@@ -204,19 +220,6 @@ impl Connected {
                     io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
                 ) => {}
             Err(_) => self.end_input(registry),
-        }
-    }
-
-    /// Bytes that the port takes; if it takes none, it has been asked to say when it does again.
-    fn free_room(&self) -> usize {
-        let room = || self.serial.lock().unwrap_or_else(PoisonError::into_inner).room();
-        match room() {
-            0 => {
-                self.room.want();
-                // It may have been emptied before it was asked.
-                room()
-            }
-            room => room,
         }
     }
 

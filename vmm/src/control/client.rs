@@ -116,6 +116,17 @@ impl Client {
         }
     }
 
+    /// Attaches to the machine's console: the connection, and what the guest printed meanwhile.
+    ///
+    /// # Errors
+    /// As [`Vm::console`](crate::Vm::console).
+    pub fn console(mut self) -> Result<(UnixStream, Vec<u8>), CallError> {
+        self.act(Request::Console)?;
+        let unlimited = self.stream.set_read_timeout(None);
+        unlimited.map_err(|error| self.lost(&error))?;
+        Ok((self.stream, self.decoder.into_rest()))
+    }
+
     /// Hears of the machine's events from now on, on this connection.
     ///
     /// # Errors

@@ -7,6 +7,8 @@
 //!  +-----------------------------> Following ---------------------> Idle
 //!  |  a request for events
 //!  +-----------------------------> Listening, for good
+//!  |  a request for the console
+//!  +-----------------------------> Leaving: the console has the connection
 //! ```
 //!
 //! A client is read only while it is idle and has taken all that it was told: whoever asks much and
@@ -58,6 +60,8 @@ enum Stage {
     Following { task: Task, version: u64, told: Instant },
     /// It hears of events.
     Listening(Subscription),
+    /// Its connection is to go on as something else.
+    Leaving,
 }
 
 /// What comes next in a conversation.
@@ -66,6 +70,8 @@ pub(super) enum Next {
     Request(Request),
     /// Something has to happen first.
     Wait,
+    /// The connection goes on as [something else](Conversation::leave).
+    Leave,
     /// Nothing.
     End,
 }
@@ -131,6 +137,17 @@ impl Conversation {
         self.say(&Response::Done);
     }
 
+    /// The connection is to go on as something else, once the client has been told so.
+    pub(super) fn prepare_to_leave(&mut self) {
+        self.stage = Stage::Leaving;
+        self.say(&Response::Done);
+    }
+
+    /// The connection, and what came through it and is no request any more.
+    pub(super) fn leave(self) -> (UnixStream, Vec<u8>) {
+        (self.stream, self.decoder.into_rest())
+    }
+
     /// Nobody is at the other end any more.
     pub(super) fn peer_has_gone(&mut self) {
         self.over = true;
@@ -167,6 +184,7 @@ impl Conversation {
                     None => continue,
                 },
                 Stage::Called => return Next::Wait,
+                Stage::Leaving => return Next::Leave,
                 Stage::Following { task, version, told } => {
                     let (now, info) = task.wait_change(*version, Some(Duration::ZERO));
                     if now == *version {

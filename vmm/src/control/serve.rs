@@ -64,6 +64,7 @@ impl Served {
             | Request::Tasks
             | Request::Task { .. }
             | Request::Wait { .. }
+            | Request::Console
             | Request::Events => Err(CallError::new(HResult::DISP_E_EXCEPTION, "this is no work")),
         }
     }

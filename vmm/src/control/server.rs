@@ -206,10 +206,25 @@ impl Clients {
                     }
                     break;
                 }
+                Next::Leave => {
+                    registry.forget(client.stream());
+                    return self.attach(client);
+                }
                 Next::End => break,
             }
         }
         registry.forget(client.stream());
+    }
+
+    /// Gives a client's connection to the console.
+    fn attach(&self, client: Conversation) {
+        let (stream, typed) = client.leave();
+        // The machine may have ended since it was asked: then so does the connection.
+        if let Ok(console) = self.served.vm.console()
+            && let Err(error) = console.attach(stream, typed)
+        {
+            tracing::warn!(%error, "client not attached to the console");
+        }
     }
 
     /// Does what the client asks for, or has it done.
@@ -221,6 +236,10 @@ impl Clients {
         match request {
             Request::Wait { id } => match self.served.task(id) {
                 Ok(task) => client.follow(task),
+                Err(error) => client.answer(Err(error)),
+            },
+            Request::Console => match self.served.vm.console() {
+                Ok(_) => client.prepare_to_leave(),
                 Err(error) => client.answer(Err(error)),
             },
             Request::Events => client.listen(self.served.vm.events().subscribe(self.bell.clone())),

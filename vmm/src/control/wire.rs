@@ -106,6 +106,9 @@ pub enum Request {
         /// Which.
         id: u32,
     },
+    /// Attach to the console: [`Response::Done`], and from then on the connection carries what the
+    /// guest prints and what is typed to it, as it is.
+    Console,
     /// Hear of events: [`Response::Done`] when the subscription has begun, then [`Response::Event`]
     /// and [`Response::Lost`] until the connection ends. Nothing else can be asked on it.
     Events,
@@ -126,6 +129,7 @@ impl Request {
             | Self::Wait { .. }
             | Self::Events => Right::Read,
             Self::SetParameter { .. }
+            | Self::Console
             | Self::Startup
             | Self::TurnOff
             | Self::Reset

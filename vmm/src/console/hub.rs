@@ -1,0 +1,259 @@
+//! A console that people attach to and detach from while the machine runs.
+//!
+//! Everyone who is attached sees what the guest prints and may type. Who comes later sees the last
+//! of what was printed before, so that a prompt is not missed. Who does not read is detached, so
+//! that nobody waits for them; the guest never does.
+
+use crate::console::ConsoleOutput;
+use crate::devices::serial::{InputRoom, SharedSerial};
+use crate::io::{Registry, Source};
+use rustix::net::{SendFlags, send};
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::eventfd::EventFd;
+
+/// Bytes of past output that somebody who attaches is shown.
+pub const HISTORY: usize = 64 * 1024;
+/// Bytes of output that may wait for somebody who is attached.
+const BEHIND: usize = 256 * 1024;
+/// People attached at once.
+pub const MAX_ATTACHED: usize = 16;
+
+/// Where people attach; it outlives the guest's reboots.
+#[derive(Clone)]
+pub struct ConsoleHub {
+    waiting: Arc<Mutex<Waiting>>,
+    bell: Arc<EventFd>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    history: VecDeque<u8>,
+    /// Attached, and not served by a boot yet.
+    people: Vec<Attached>,
+}
+
+/// Somebody who is attached.
+struct Attached {
+    stream: UnixStream,
+    /// What it is still to be shown.
+    unsent: VecDeque<u8>,
+    /// What it has typed before it was served.
+    typed: Vec<u8>,
+}
+
+impl ConsoleHub {
+    /// A console that nobody is attached to.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn new() -> io::Result<Self> {
+        let bell = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
+        Ok(Self { waiting: Arc::default(), bell: Arc::new(bell) })
+    }
+
+    /// Attaches `stream`, whose other end has typed `typed` already.
+    ///
+    /// # Errors
+    /// The stream cannot be made non-blocking.
+    pub fn attach(&self, stream: UnixStream, typed: Vec<u8>) -> io::Result<()> {
+        stream.set_nonblocking(true)?;
+        let mut waiting = self.lock();
+        let unsent = waiting.history.clone();
+        waiting.people.push(Attached { stream, unsent, typed });
+        drop(waiting);
+        // Full means that it is readable, which is all that is wanted.
+        let _ = self.bell.write(1);
+        Ok(())
+    }
+
+    /// The console of one boot, to be served on the `io` thread: it types into `serial`.
+    pub(super) fn connect(&self, output: ConsoleOutput, serial: SharedSerial) -> Box<dyn Source> {
+        let room = serial.lock().unwrap_or_else(PoisonError::into_inner).input_room();
+        let people = BTreeMap::new();
+        Box::new(Connected { hub: self.clone(), output, serial, room, people, next: FIRST })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tokens; people have those from the last one on.
+const FILLED: u32 = 0;
+const ROOM: u32 = 1;
+const BELL: u32 = 2;
+const FIRST: u32 = 3;
+
+/// The console on the `io` thread.
+struct Connected {
+    hub: ConsoleHub,
+    output: ConsoleOutput,
+    serial: SharedSerial,
+    room: InputRoom,
+    people: BTreeMap<u32, Attached>,
+    next: u32,
+}
+
+impl Connected {
+    /// Takes whoever has attached.
+    fn welcome(&mut self, registry: &mut Registry<'_>) {
+        let newcomers = std::mem::take(&mut self.hub.lock().people);
+        for mut newcomer in newcomers {
+            let token = self.next;
+            let watched = registry.watch(&newcomer.stream, token, EventSet::IN);
+            if self.people.len() >= MAX_ATTACHED || watched.is_err() {
+                registry.forget(&newcomer.stream);
+                continue;
+            }
+            self.next = self.next.checked_add(1).unwrap_or(FIRST);
+            self.type_keys(&std::mem::take(&mut newcomer.typed));
+            self.people.insert(token, newcomer);
+            self.show(token, registry);
+        }
+    }
+
+    /// Gives what was printed to everybody.
+    fn spread(&mut self, registry: &mut Registry<'_>) {
+        let printed = self.output.take();
+        {
+            let mut waiting = self.hub.lock();
+            waiting.history.extend(&printed);
+            let surplus = waiting.history.len().saturating_sub(HISTORY);
+            waiting.history.drain(..surplus);
+        }
+        let tokens: Vec<u32> = self.people.keys().copied().collect();
+        for token in tokens {
+            if let Some(person) = self.people.get_mut(&token) {
+                person.unsent.extend(&printed);
+            }
+            self.show(token, registry);
+        }
+    }
+
+    /// Sends somebody what they are still to be shown.
+    fn show(&mut self, token: u32, registry: &mut Registry<'_>) {
+        let Some(person) = self.people.get_mut(&token) else { return };
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let mut stays = true;
+        while stays && !person.unsent.is_empty() {
+            match send(&person.stream, person.unsent.as_slices().0, flags) {
+                Ok(count) => drop(person.unsent.drain(..count)),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => break,
+                Err(_) => stays = false,
+            }
+        }
+        let mut wanted = EventSet::IN;
+        if !person.unsent.is_empty() {
+            wanted |= EventSet::OUT;
+        }
+        stays &= person.unsent.len() <= BEHIND;
+        if !stays || registry.watch(&person.stream, token, wanted).is_err() {
+            self.detach(token, registry);
+        }
+    }
+
+    fn detach(&mut self, token: u32, registry: &mut Registry<'_>) {
+        if let Some(person) = self.people.remove(&token) {
+            registry.forget(&person.stream);
+        }
+    }
+
+    /// Types what somebody has typed, as much as the port has room for.
+    fn listen(&mut self, token: u32, registry: &mut Registry<'_>) {
+        let Some(person) = self.people.get_mut(&token) else { return };
+        let mut keys = [0; 64];
+        let room = free_room(&self.serial, &self.room).min(keys.len());
+        if room == 0 {
+            // The others' turn comes when there is room again, too.
+            registry.forget(&person.stream);
+            return;
+        }
+        match person.stream.read(&mut keys[..room]) {
+            Ok(0) => self.detach(token, registry),
+            Ok(count) => self.type_keys(&keys[..count]),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) => {}
+            Err(_) => self.detach(token, registry),
+        }
+    }
+
+    fn type_keys(&self, keys: &[u8]) {
+        self.serial.lock().unwrap_or_else(PoisonError::into_inner).receive(keys);
+    }
+}
+
+/// Bytes that the port takes; if it takes none, it has been asked to say when it does again.
+pub(super) fn free_room(serial: &SharedSerial, room: &InputRoom) -> usize {
+    let free = || serial.lock().unwrap_or_else(PoisonError::into_inner).room();
+    match free() {
+        0 => {
+            room.want();
+            // It may have been emptied before it was asked.
+            free()
+        }
+        free => free,
+    }
+}
+
+impl Source for Connected {
+    fn start(&mut self, registry: &mut Registry<'_>) -> io::Result<()> {
+        registry.watch(self.output.filled().as_ref(), FILLED, EventSet::IN)?;
+        registry.watch(self.room.event().as_ref(), ROOM, EventSet::IN)?;
+        registry.watch(self.hub.bell.as_ref(), BELL, EventSet::IN)?;
+        self.welcome(registry);
+        Ok(())
+    }
+
+    fn ready(&mut self, token: u32, events: EventSet, registry: &mut Registry<'_>) {
+        match token {
+            FILLED => {
+                // Non-blocking, and only this thread reads it; as are those below.
+                let _ = self.output.filled().read();
+                self.spread(registry);
+            }
+            ROOM => {
+                let _ = self.room.event().read();
+                let tokens: Vec<u32> = self.people.keys().copied().collect();
+                tokens.into_iter().for_each(|token| self.show(token, registry));
+            }
+            BELL => {
+                let _ = self.hub.bell.read();
+                self.welcome(registry);
+            }
+            token => {
+                if events.contains(EventSet::OUT) {
+                    self.show(token, registry);
+                }
+                if events.intersects(EventSet::IN | EventSet::HANG_UP | EventSet::ERROR) {
+                    self.listen(token, registry);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Connected {
+    /// Whoever is attached stays attached to the next boot.
+    fn drop(&mut self) {
+        let printed = self.output.take();
+        let mut waiting = self.hub.lock();
+        waiting.history.extend(&printed);
+        for mut person in std::mem::take(&mut self.people).into_values() {
+            person.unsent.extend(&printed);
+            // What the peer does not take now it may take in the next boot, if there is one.
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            if let Ok(count) = send(&person.stream, person.unsent.make_contiguous(), flags) {
+                person.unsent.drain(..count);
+            }
+            waiting.people.push(person);
+        }
+    }
+}
