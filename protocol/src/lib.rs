@@ -35,6 +35,10 @@
 //! ends. The agent then dials again, and the host sends an unfinished logoff again with what it
 //! knows of it ([`message::Resume`]), so that the guest goes on without counting anew.
 //!
+//! What else can be asked is in services, which the hello names; an agent that lacks one is an older
+//! one. [`power`] shuts the guest down, [`info`] describes it, [`parameters`] keeps values, [`clock`]
+//! tells it the time. Except for power, one message answers each of their requests.
+//!
 //! Fields and message types that one side does not know are passed over, so that an older and a
 //! newer side still understand each other.
 

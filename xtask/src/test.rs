@@ -8,7 +8,7 @@ use crate::{Outcome, guest, path};
 use std::time::Duration;
 
 /// The test programs that boot stock kernels.
-pub(crate) const BOOTING: [&str; 2] = ["lab_boot", "lab_logoff"];
+pub(crate) const BOOTING: [&str; 3] = ["lab_boot", "lab_logoff", "lab_services"];
 /// How long they may take together.
 const LIMIT: Duration = Duration::from_secs(1800);
 /// Boots at the same time: each keeps a processor or two busy, and the lab has two.
