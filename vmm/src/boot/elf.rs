@@ -1,13 +1,13 @@
 //! The uncompressed kernel: an ELF file for x86-64, loaded where its program headers say.
 //!
 //! Nothing in the file is believed. All segments are checked before the first byte is written:
-//! each lies within the file and within RAM above 1 MiB, none overlaps another, and the entry lies
-//! in one of them. Guest RAM is new and zero, so the parts of segments that the file does not have
-//! need no writing.
+//! each lies within the file and within RAM above 1 MiB and below 4 GiB, none overlaps another, and
+//! the entry lies in one of them. Guest RAM is new and zero, so the parts of segments that the file
+//! does not have need no writing.
 
 use crate::boot::Image;
 use crate::memory::GuestRam;
-use crate::x86::layout::HIGH_RAM;
+use crate::x86::layout::{HIGH_RAM, MAPPED_END};
 use std::io;
 use std::ops::Range;
 use vm_memory::{GuestAddress, GuestMemoryBackend};
@@ -40,8 +40,8 @@ pub enum ElfError {
     SegmentFile(usize),
     /// A segment does not fit RAM.
     #[error(
-        "segment {index} needs the addresses {start:#x} to {end:#x}: a kernel's begin at \
-         {HIGH_RAM:#x}, and the machine must have RAM there"
+        "segment {index} needs the addresses {start:#x} to {end:#x}: a kernel's lie between \
+         {HIGH_RAM:#x} and {MAPPED_END:#x}, and the machine must have RAM there"
     )]
     SegmentRam {
         /// Which one.
@@ -149,7 +149,7 @@ fn segment(
     }
     let end = start.saturating_add(size);
     let fits = start >= HIGH_RAM
-        && end != u64::MAX
+        && end <= MAPPED_END
         && usize::try_from(size).is_ok_and(|size| ram.check_range(GuestAddress(start), size));
     if !fits {
         return Err(ElfError::SegmentRam { index, start, end });
@@ -245,6 +245,19 @@ pub(crate) mod tests {
         ] {
             let outcome = outcome(file(address, &[[120, address, 64.min(size), size]]));
             assert!(matches!(outcome, Err(ElfError::SegmentRam { .. })), "{address:#x}+{size:#x}");
+        }
+    }
+
+    #[test]
+    fn segments_that_are_not_mapped_when_the_kernel_is_entered_are_refused() {
+        let ram = memory::map(5 << 30).unwrap();
+        for address in [MAPPED_END, MAPPED_END + (1 << 29)] {
+            for entry in [0x20_0000, address] {
+                let headers = [[176, 0x20_0000, 8, 8], [176, address, 8, 8]];
+                let outcome = load(&Image::Bytes(file(entry, &headers)), &ram);
+                let refused = matches!(outcome, Err(ElfError::SegmentRam { index: 1, .. }));
+                assert!(refused, "{address:#x}: {outcome:?}");
+            }
         }
     }
 

@@ -13,7 +13,7 @@ mod zero_page;
 
 use crate::config::{KernelEntry, MachineConfig, Size};
 use crate::memory::{GuestRam, MMIO_GAP_START, PAGE_SIZE};
-use crate::x86::layout::{BOOT_PARAMS, CMDLINE, HIGH_RAM};
+use crate::x86::layout::{BOOT_PARAMS, CMDLINE, HIGH_RAM, MAPPED_END};
 use bzimage::{BzImage, BzImageError};
 use cache::Cache;
 use elf::{ElfError, Loaded};
@@ -72,7 +72,10 @@ pub enum BootError {
         source: ElfError,
     },
     /// The kernel is larger than RAM.
-    #[error("the kernel needs {} of RAM from {at:#x}, where there is less", Size(*needed))]
+    #[error(
+        "the kernel needs {} of RAM from {at:#x}, where there is less below {MAPPED_END:#x}",
+        Size(*needed)
+    )]
     KernelSize {
         /// Bytes that it needs.
         needed: u64,
@@ -208,7 +211,8 @@ fn load_packed(ram: &GuestRam, bzimage: &BzImage, packed: &[u8]) -> Result<Loade
     let (preferred, init_size) = (bzimage.header.pref_address, bzimage.header.init_size);
     let at = preferred.max(HIGH_RAM);
     let needed = u64::from(init_size).max(code.len() as u64);
-    let fits = usize::try_from(needed).is_ok_and(|size| ram.check_range(GuestAddress(at), size));
+    let fits = at.checked_add(needed).is_some_and(|end| end <= MAPPED_END)
+        && usize::try_from(needed).is_ok_and(|size| ram.check_range(GuestAddress(at), size));
     if !fits {
         return Err(BootError::KernelSize { needed, at });
     }

@@ -41,7 +41,11 @@ impl Bench {
 
     /// Loads into 16 MiB of RAM.
     fn load(&self) -> Result<(Entry, GuestRam), BootError> {
-        let ram = memory::map(16 * MIB).unwrap();
+        self.load_into(16 * MIB)
+    }
+
+    fn load_into(&self, memory: u64) -> Result<(Entry, GuestRam), BootError> {
+        let ram = memory::map(memory).unwrap();
         load_with(&ram, &self.config, Some(&self.cache)).map(|entry| (entry, ram))
     }
 
@@ -306,11 +310,15 @@ fn a_kernel_that_unpacks_itself_where_there_is_no_ram_is_refused() {
         (16 * MIB, 0),
         (0, u32::MAX),
         (0xc000_0000, 1),
+        // RAM of a larger machine, but not mapped when the kernel is entered.
+        (MAPPED_END, 1),
     ] {
         let header = setup_header { pref_address: preferred, init_size: size, ..sound };
         let mut bench = Bench::new(&bzimage::tests::image_with(header, &payload));
         bench.config.kernel_entry = KernelEntry::Bzimage;
-        assert!(matches!(bench.load(), Err(BootError::KernelSize { .. })), "{preferred:#x}");
+        let memory = if preferred == MAPPED_END { 5 << 30 } else { 16 * MIB };
+        let outcome = bench.load_into(memory).map(|(entry, _)| entry);
+        assert!(matches!(outcome, Err(BootError::KernelSize { .. })), "{preferred:#x}");
     }
 }
 

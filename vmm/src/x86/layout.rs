@@ -13,8 +13,10 @@
 pub const BOOT_GDT: u64 = 0x500;
 /// The zero page, `struct boot_params` of the Linux boot protocol.
 pub const BOOT_PARAMS: u64 = 0x7000;
-/// Page tables that map the first 4 GiB one to one for the 64-bit entry.
+/// Page tables for the 64-bit entry: they map everything below [`MAPPED_END`] one to one.
 pub const BOOT_PAGE_TABLES: u64 = 0x9000;
+/// End of what a kernel can reach before it has page tables of its own: 4 GiB.
+pub const MAPPED_END: u64 = 0x1_0000_0000;
 /// The kernel command line.
 pub const CMDLINE: u64 = 0x2_0000;
 /// Bytes for the command line with its final NUL; Linux reads no more than 2,048.

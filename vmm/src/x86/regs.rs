@@ -7,7 +7,7 @@
 
 use crate::boot::Entry;
 use crate::memory::GuestRam;
-use crate::x86::layout::{BOOT_GDT, BOOT_PAGE_TABLES};
+use crate::x86::layout::{BOOT_GDT, BOOT_PAGE_TABLES, MAPPED_END};
 use kvm_bindings::{kvm_regs, kvm_segment};
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
@@ -45,7 +45,7 @@ const PTE_PRESENT: u64 = 1 << 0;
 const PTE_WRITABLE: u64 = 1 << 1;
 const PTE_LARGE: u64 = 1 << 7;
 /// GiB mapped one to one.
-const MAPPED_GIB: u64 = 4;
+const MAPPED_GIB: u64 = MAPPED_END >> 30;
 
 /// Why a processor could not be made ready to run.
 #[derive(Debug, thiserror::Error)]
