@@ -18,8 +18,10 @@ const LZ4_LEGACY: &[u8] = &[0x02, 0x21, 0x4c, 0x18];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 /// Bytes that a block of the legacy LZ4 format unpacks to at most.
 const LZ4_BLOCK: usize = 8 << 20;
-/// Bytes of history that a Zstandard stream may ask for: the kernel's build uses 128 MiB.
-const ZSTD_WINDOW: u64 = 128 << 20;
+/// Bytes of history that a Zstandard or xz stream may ask for: the kernel's build uses 128 MiB.
+const WINDOW: u64 = 128 << 20;
+/// The same in KiB, with room for what else the xz decoder needs.
+const XZ_LIMIT_KIB: u32 = (WINDOW >> 10) as u32 + 1024;
 
 /// Why a payload could not be unpacked.
 #[derive(Debug, thiserror::Error)]
@@ -64,9 +66,9 @@ pub fn unpack(payload: &[u8]) -> Result<Vec<u8>, UnpackError> {
         // The size is a part of the format here.
         read(flate2::read::GzDecoder::new(payload), said)
     } else if payload.starts_with(XZ) {
-        read(lzma_rust2::XzReader::new(packed, false), said)
+        read(lzma_rust2::XzReader::new_mem_limit(packed, false, XZ_LIMIT_KIB), said)
     } else if payload.starts_with(ZSTD) {
-        match StreamingDecoder::new_with_max_window_size(packed, ZSTD_WINDOW) {
+        match StreamingDecoder::new_with_max_window_size(packed, WINDOW) {
             Ok(decoder) => read(decoder, said),
             Err(error) => Err(UnpackError::Damaged(io::Error::other(error))),
         }
@@ -185,6 +187,25 @@ mod tests {
                     let _ = unpack(&flipped);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_stream_that_asks_for_gigabytes_of_history_is_refused() {
+        // The header of the one block: 12 bytes, the last four of them a checksum.
+        const BLOCK: usize = 12;
+        const DICTIONARY: usize = BLOCK + 6;
+        let with_dictionary = |size: u8| {
+            let mut payload = xz();
+            payload[DICTIONARY] = size;
+            let mut checksum = flate2::Crc::new();
+            checksum.update(&payload[BLOCK..BLOCK + 8]);
+            payload[BLOCK + 8..BLOCK + 12].copy_from_slice(&checksum.sum().to_le_bytes());
+            unpack(&payload)
+        };
+        assert_eq!(with_dictionary(30).unwrap(), KERNEL, "128 MiB");
+        for larger in [31, 39, 40] {
+            assert!(matches!(with_dictionary(larger), Err(UnpackError::Damaged(_))), "{larger}");
         }
     }
 
