@@ -53,16 +53,22 @@ struct Guest {
 
 impl Guest {
     fn start(code: &[u8]) -> Self {
-        let hypervisor = Hypervisor::open().expect("this host has a KVM");
+        let log = Log::default();
+        Self::with_device(code, log.clone(), log)
+    }
+
+    /// Starts it with `device` at the port and at the address.
+    fn with_device(code: &[u8], device: impl BusDevice + 'static, log: Log) -> Self {
+        let hypervisor = Hypervisor::open().unwrap_or_else(|error| panic!("{error}"));
         let ram = memory::map(16 << 20).unwrap();
         let vm = hypervisor.create_vm(&ram).unwrap();
         let vcpu = hypervisor.create_vcpu(&vm, 0, 1).unwrap();
         ram.write_slice(code, GuestAddress(HIGH_RAM)).unwrap();
         regs::set_up(&vcpu, &ram, &Entry { rip: HIGH_RAM, boot_params: 0x7000 }).unwrap();
-        let log = Log::default();
         let mut buses = Buses::default();
-        buses.pio.insert(PORT.into(), 8, Arc::new(Mutex::new(log.clone()))).unwrap();
-        buses.mmio.insert(ADDRESS, 0x1000, Arc::new(Mutex::new(log.clone()))).unwrap();
+        let device = Arc::new(Mutex::new(device));
+        buses.pio.insert(PORT.into(), 8, device.clone()).unwrap();
+        buses.mmio.insert(ADDRESS, 0x1000, device).unwrap();
         let (slot, outcome) = OutcomeSlot::new();
         let processors = Processors::start(vec![vcpu], &Arc::new(buses), &slot, false).unwrap();
         Self { processors, outcome, log, ram }
@@ -172,4 +178,19 @@ fn a_hundred_machines_come_and_go() {
         assert_eq!(guest.end(), Outcome::TripleFault);
         assert_eq!(guest.log.writes().len(), 1);
     }
+}
+
+#[test]
+fn a_processor_whose_device_panics_ends_the_boot_instead_of_hanging_it() {
+    struct Defect;
+    impl BusDevice for Defect {
+        fn read(&mut self, _offset: u64, _data: &mut [u8]) {}
+        fn write(&mut self, _offset: u64, _data: &[u8]) {
+            panic!("a defect");
+        }
+    }
+    let code = [0x66, 0xba, 0xf0, 0x03, 0xee, 0xeb, 0xfe];
+    let guest = Guest::with_device(&code, Defect, Log::default());
+    let Outcome::InternalError(text) = guest.end() else { panic!("no error") };
+    assert!(text.contains("vcpu0"), "{text}");
 }

@@ -128,6 +128,14 @@ impl IoThread {
     /// # Errors
     /// No descriptor or no thread is left.
     pub fn spawn(name: &str) -> io::Result<Self> {
+        Self::spawn_holding(name, ())
+    }
+
+    /// The same; the thread drops `held` when it ends, however that comes.
+    ///
+    /// # Errors
+    /// As for [`spawn`](Self::spawn).
+    pub fn spawn_holding(name: &str, held: impl Send + 'static) -> io::Result<Self> {
         let wake = Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
         let (commands, receiver) = unbounded();
         let epoll = Epoll::new()?;
@@ -136,9 +144,11 @@ impl IoThread {
         let served = Served { epoll, sources: HashMap::new(), forgotten: HashSet::new() };
         let thread = {
             let wake = wake.clone();
-            thread::Builder::new()
-                .name(name.into())
-                .spawn(move || served.serve(&receiver, &wake))?
+            let serve = move || {
+                let _held = held;
+                served.serve(&receiver, &wake);
+            };
+            thread::Builder::new().name(name.into()).spawn(serve)?
         };
         let handle = IoHandle { commands, wake, next: Arc::new(1.into()) };
         Ok(Self { handle, thread: Some(thread) })

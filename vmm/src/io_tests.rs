@@ -1,6 +1,7 @@
 //! The thread with sources that count, swap, fail and panic.
 
 use super::*;
+use crate::outcome::{LastWord, Outcome, OutcomeSlot};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -133,7 +134,8 @@ fn a_source_that_panics_ends_the_thread_and_leaves_nobody_waiting() {
         }
         fn ready(&mut self, _: u32, _: EventSet, _: &mut Registry<'_>) {}
     }
-    let thread = IoThread::spawn("io").unwrap();
+    let (slot, outcome) = OutcomeSlot::new();
+    let thread = IoThread::spawn_holding("io", LastWord::of("io", &slot)).unwrap();
     let (told, hears) = unbounded();
     let event = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
     let other = Counter { event, count: Arc::default(), told };
@@ -142,4 +144,6 @@ fn a_source_that_panics_ends_the_thread_and_leaves_nobody_waiting() {
     thread.handle().remove(id);
     assert!(hears.recv_timeout(LIMIT).is_err(), "the other source was dropped");
     assert!(thread.handle().add(Box::new(Bomb)).is_err());
+    let outcome = outcome.recv_timeout(LIMIT).unwrap();
+    assert!(matches!(outcome, Outcome::InternalError(text) if text.contains("io")));
 }

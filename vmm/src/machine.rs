@@ -17,7 +17,7 @@ use crate::io::IoThread;
 use crate::irq::IrqLine;
 use crate::kvm::{Hypervisor, KvmError};
 use crate::memory::{self, GuestRam, MemoryError};
-use crate::outcome::{Outcome, OutcomeSlot};
+use crate::outcome::{LastWord, Outcome, OutcomeSlot};
 use crate::vcpu::{Buses, Processors};
 use crate::virtio::VirtioDevice;
 use crate::virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
@@ -234,8 +234,9 @@ impl Machine {
             .map(|index| hypervisor.create_vcpu(&vm, index, config.cpus))
             .collect::<Result<Vec<_>, _>>()?;
 
-        let io = IoThread::spawn("io").map_err(resource("the io thread"))?;
         let (slot, outcome) = OutcomeSlot::new();
+        let io = IoThread::spawn_holding("io", LastWord::of("io", &slot))
+            .map_err(resource("the io thread"))?;
         let mut board = Board { vm: &vm, pio: Bus::default(), mmio: Bus::default(), virtio: 0 };
         let ioapic = Arc::new(Mutex::new(IoApic::new(vm.clone())));
         board.mmio.insert(layout::IOAPIC, layout::IOAPIC_SIZE, ioapic)?;

@@ -41,3 +41,26 @@ impl OutcomeSlot {
         let _ = self.sender.try_send(outcome);
     }
 }
+
+/// Ends the boot when it is dropped, if nobody has said before how it ends.
+///
+/// It is held by a thread without which the machine could only stand still: should that panic, the
+/// machine's owner is told instead of waiting for ever.
+pub(crate) struct LastWord {
+    slot: OutcomeSlot,
+    thread: String,
+}
+
+impl LastWord {
+    /// To be held by the thread of that name.
+    pub(crate) fn of(thread: &str, slot: &OutcomeSlot) -> Self {
+        Self { slot: slot.clone(), thread: thread.to_owned() }
+    }
+}
+
+impl Drop for LastWord {
+    fn drop(&mut self) {
+        let text = format!("the thread {} has ended; the log says why", self.thread);
+        self.slot.put(Outcome::InternalError(text));
+    }
+}

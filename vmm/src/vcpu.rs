@@ -2,7 +2,7 @@
 
 use crate::bus::Bus;
 use crate::kick::{self, AllBlocked};
-use crate::outcome::{Outcome, OutcomeSlot};
+use crate::outcome::{LastWord, Outcome, OutcomeSlot};
 use kvm_bindings::{
     KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_run,
 };
@@ -142,7 +142,12 @@ impl Processors {
             let alive = Alive(processors.gate.clone());
             let vcpu = Vcpu { fd, buses: buses.clone(), outcome: outcome.clone(), alive };
             let name = format!("vcpu{index}");
-            let thread = thread::Builder::new().name(name).spawn(move || vcpu.run())?;
+            let last_word = LastWord::of(&name, outcome);
+            let run = move || {
+                let _last_word = last_word;
+                vcpu.run();
+            };
+            let thread = thread::Builder::new().name(name).spawn(run)?;
             processors.threads.push(thread);
         }
         Ok(processors)
