@@ -36,6 +36,7 @@ pub mod control;
 pub mod devices;
 pub mod error;
 pub mod events;
+pub mod host;
 pub mod integration;
 pub mod io;
 pub mod irq;

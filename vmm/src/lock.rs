@@ -31,6 +31,16 @@ pub(crate) fn take_lock(file: &File) -> io::Result<bool> {
     }
 }
 
+/// Waits for the lock on `file`, and takes it until that is closed.
+pub(crate) fn await_lock(file: &File) -> io::Result<()> {
+    loop {
+        match lock_call(file, libc::F_OFD_SETLKW) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            waited => return waited.map(drop),
+        }
+    }
+}
+
 /// Whether somebody has the lock on `file`. Only looks: taking it for a moment, to see whether that
 /// is possible, could keep a machine from starting.
 pub(crate) fn is_locked(file: &File) -> io::Result<bool> {

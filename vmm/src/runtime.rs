@@ -8,15 +8,17 @@
 //!     `-- vsock.sock
 //! ```
 //!
+//! Beside the directories a file holds the last id of a task, so that ids are unique among machines.
+//!
 //! A machine is alive while a process holds its lock, never because a file says so: what a killed
 //! process left behind is replaced without a word.
 
 use crate::config::{ConfigError, NAME_MAX, check_name};
-use crate::lock::{is_at, is_locked, open_lock, take_lock};
+use crate::lock::{await_lock, is_at, is_locked, open_lock, take_lock};
 use protocol::HResult;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Bytes of a Unix socket's path that the kernel takes, without the final NUL.
@@ -27,6 +29,8 @@ const PORT_SUFFIX: usize = "_4294967295".len();
 const OTHERS_WRITE: u32 = 0o022;
 /// The permission bit by which others may write, but not rename or remove what is not theirs.
 const STICKY: u32 = 0o1000;
+/// The file with the id of the last task; no machine can have this name.
+const LAST_TASK: &str = ":last-task";
 /// Bytes of the longest name.
 const NAME_BYTES: u64 = NAME_MAX as u64 * 4;
 
@@ -189,6 +193,13 @@ impl Runtime {
         names
     }
 
+    /// What gives the machines' tasks their ids: each is given once as long as the directory lasts,
+    /// whichever machine asks.
+    pub fn task_ids(&self) -> impl Fn() -> io::Result<u32> + Send + Sync + use<> {
+        let path = self.base.join(LAST_TASK);
+        move || next_id(&path)
+    }
+
     fn alive(&self, directory: &Path) -> Option<String> {
         let lock = OpenOptions::new()
             .read(true)
@@ -224,6 +235,33 @@ impl Place {
     pub fn vsock(&self) -> PathBuf {
         self.directory.join("vsock.sock")
     }
+
+    /// Lets others reach the control socket, which decides what they may; they still cannot look
+    /// around.
+    ///
+    /// # Errors
+    /// The modes cannot be changed.
+    pub fn open_to_others(&self) -> io::Result<()> {
+        let set = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode));
+        set(&self.control(), 0o666)?;
+        set(&self.directory, 0o711)?;
+        self.directory.parent().map_or(Ok(()), |base| set(base, 0o711))
+    }
+}
+
+/// The number after that in `path`, which is written there.
+fn next_id(path: &Path) -> io::Result<u32> {
+    let mut file = open_lock(path)?;
+    await_lock(&file)?;
+    let mut text = String::new();
+    (&file).take(16).read_to_string(&mut text)?;
+    // The API's ids are positive, in 31 bits.
+    let last: u32 = text.trim().parse().unwrap_or(0);
+    let next = if last < i32::MAX as u32 { last + 1 } else { 1 };
+    file.set_len(0)?;
+    file.seek(SeekFrom::Start(0))?;
+    write!(file, "{next}")?;
+    Ok(next)
 }
 
 impl Drop for Place {
@@ -259,7 +297,7 @@ fn is_ours(directory: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::symlink;
 
     fn runtime() -> (tempfile::TempDir, Runtime) {
         let folder = tempfile::tempdir().unwrap();
@@ -368,6 +406,28 @@ mod tests {
             assert!(places.iter().all(in_use));
         }
         assert_eq!(fs::read_dir(&runtime.base).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn ids_of_tasks_are_given_once_whoever_asks() {
+        let (_folder, runtime) = runtime();
+        let _place = runtime.claim("web").unwrap();
+        let mut ids: Vec<u32> = std::thread::scope(|scope| {
+            let ask = || {
+                let ids = runtime.task_ids();
+                (0..50).map(|_| ids().unwrap()).collect::<Vec<_>>()
+            };
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+        ids.sort_unstable();
+        assert_eq!(ids, (1..=200).collect::<Vec<u32>>());
+        for (last, next) in [("2147483647", 1), ("nonsense", 1), ("", 1), ("99999999999", 1)] {
+            fs::write(runtime.base.join(LAST_TASK), last).unwrap();
+            assert_eq!(runtime.task_ids()().unwrap(), next);
+        }
+        assert_eq!(runtime.list(), ["web"]);
+        assert!(check_name(LAST_TASK).is_err());
     }
 
     #[test]

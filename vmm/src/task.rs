@@ -16,6 +16,7 @@ use crate::error::CallError;
 use protocol::HResult;
 use protocol::task::{LogoffReport, TaskInfo, TaskResult};
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use vmm_sys_util::eventfd::EventFd;
@@ -31,23 +32,51 @@ pub const WAIT_FOR_EVER: i32 = -1;
 /// task is complete and was cancelled.
 pub(crate) type Canceller = Box<dyn Fn() -> Result<(), CallError> + Send + Sync>;
 
-/// The tasks of one machine; their ids rise from 1.
+/// The tasks of one machine; their ids rise, from 1 if nobody else gives them.
 #[derive(Clone, Default)]
 pub struct Tasks {
     shared: Arc<Mutex<Collection>>,
     bells: Bells,
 }
 
+/// Gives each task its id.
+type Ids = Box<dyn Fn() -> io::Result<u32> + Send>;
+
 /// What is rung whenever a task changes.
 type Bells = Arc<Mutex<Vec<Weak<EventFd>>>>;
 
 #[derive(Default)]
 struct Collection {
+    ids: Option<Ids>,
     last_id: u32,
+    /// By the order in which they began, as far as ids tell.
     tasks: BTreeMap<u32, Task>,
 }
 
+impl Collection {
+    fn next_id(&mut self) -> u32 {
+        let given = self.ids.as_ref().map(|ids| ids());
+        self.last_id = match given {
+            Some(Ok(id)) => id,
+            // Four thousand million tasks later the machine is old enough.
+            None => self.last_id.saturating_add(1),
+            Some(Err(error)) => {
+                tracing::warn!(%error, "a task's id may be another machine's task's, too");
+                self.last_id.saturating_add(1)
+            }
+        };
+        self.last_id
+    }
+}
+
 impl Tasks {
+    /// No tasks yet; `ids` gives each its id.
+    pub(crate) fn numbered(ids: impl Fn() -> io::Result<u32> + Send + 'static) -> Self {
+        let tasks = Self::default();
+        tasks.lock().ids = Some(Box::new(ids));
+        tasks
+    }
+
     /// The task with this id, unless it was complete for so long that it has been forgotten.
     #[must_use]
     pub fn get(&self, id: u32) -> Option<Task> {
@@ -69,9 +98,8 @@ impl Tasks {
     #[must_use]
     pub(crate) fn start(&self, description: &str, canceller: Canceller) -> (Task, Work) {
         let mut collection = self.lock();
-        // Four thousand million tasks later the machine is old enough.
-        collection.last_id = collection.last_id.saturating_add(1);
-        let task = Task::new(collection.last_id, description, canceller, self.bells.clone());
+        let id = collection.next_id();
+        let task = Task::new(id, description, canceller, self.bells.clone());
         collection.tasks.insert(task.id, task.clone());
         let complete: Vec<u32> =
             collection.tasks.values().filter(|task| task.is_complete()).map(Task::id).collect();

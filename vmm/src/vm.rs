@@ -149,10 +149,18 @@ impl Vm {
     /// # Errors
     /// The configuration is not valid, or the host is short of threads.
     pub fn new(config: MachineConfig, vsock: Option<&Path>) -> Result<Self, CallError> {
+        Self::with_tasks(config, vsock, Tasks::default())
+    }
+
+    /// As [`new`](Self::new), with its tasks.
+    pub(crate) fn with_tasks(
+        config: MachineConfig,
+        vsock: Option<&Path>,
+        tasks: Tasks,
+    ) -> Result<Self, CallError> {
         let invalid = |error: ConfigError| CallError::new(error.code(), chain(&error));
         config.validate().map_err(invalid)?;
         let state = StateCell::new(VmState::TurnedOff);
-        let tasks = Tasks::default();
         let (agents, incoming) = bounded(AGENT_BACKLOG);
         let integration = Integration::spawn(state.clone(), tasks.clone(), incoming)
             .map_err(StartError::Thread)?;

@@ -100,6 +100,12 @@ impl Access {
         Self { owner: rustix::process::geteuid().as_raw(), read, execute }
     }
 
+    /// Whether anybody but the owner and root is granted anything.
+    #[must_use]
+    pub fn grants_anything(&self) -> bool {
+        !self.read.is_empty() || !self.execute.is_empty()
+    }
+
     /// The most that `peer` may do; none if the machine does not exist for it.
     #[must_use]
     pub fn of(&self, peer: &Peer) -> Option<Right> {

@@ -8,13 +8,12 @@ use protocol::HResult;
 use rustix::termios::{OptionalActions, OutputModes, Termios, tcgetattr, tcsetattr};
 use serde_json::json;
 use std::io::{self, IsTerminal};
-use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vmm::config::{Console, MachineConfig};
 use vmm::control::access::Access;
-use vmm::control::server::Server;
 use vmm::error::CallError;
 use vmm::error::chain;
+use vmm::host::Host;
 use vmm::runtime::Runtime;
 use vmm::vm::{End, Vm};
 
@@ -67,10 +66,6 @@ pub(crate) fn run(args: RunArgs, format: Format) -> Outcome {
     let running = SharedRunning::default();
     heed_signals(Arc::clone(&running), Arc::clone(&terminal)).map_err(|error| failure(&error))?;
     let name = args.name.unwrap_or_else(|| format!("vm-{}", std::process::id()));
-    let place = Runtime::of_user().claim(&name).map_err(|error| {
-        let exit = if matches!(error, vmm::runtime::RuntimeError::Name(_)) { 2 } else { 1 };
-        Failure { code: error.code(), exit, text: chain(&error) }
-    })?;
     let interactive = args.console == Console::Stdio && io::stdin().is_terminal();
     let config = MachineConfig {
         name: name.clone(),
@@ -82,16 +77,17 @@ pub(crate) fn run(args: RunArgs, format: Format) -> Outcome {
         console: args.console,
         kernel_entry: args.kernel_entry.into(),
     };
-    let vm = Vm::new(config, Some(&place.vsock()))
-        .map_err(|error| Failure { exit: EXIT_USAGE, ..error.into() })?;
-    let vm = Arc::new(vm);
+    config.validate().map_err(|error| Failure {
+        code: error.code(),
+        exit: EXIT_USAGE,
+        text: chain(&error),
+    })?;
+    let host = Host::new(&Runtime::of_user(), config, Access::of_process())?;
+    let vm = host.vm();
     let startup = vm.startup()?.wait(None);
     if startup.error != HResult::S_OK {
         return Err(CallError::new(startup.error, startup.error_description).into());
     }
-    let listener = UnixListener::bind(place.control()).map_err(|error| failure(&error))?;
-    let server = Server::start(listener, vm.clone(), Access::of_process())
-        .map_err(|error| failure(&error))?;
     if interactive {
         say(&format!("{name} is starting; Ctrl-A x turns it off"));
         terminal.make_raw();
@@ -100,15 +96,13 @@ pub(crate) fn run(args: RunArgs, format: Format) -> Outcome {
     {
         let mut running = lock(&running);
         if running.unwanted {
-            turn_off(&vm);
+            turn_off(vm);
         }
-        running.vm = Some(vm);
+        running.vm = Some(Arc::clone(vm));
     }
     let end = end.wait();
-    drop(server);
-    let ended = lock(&running).vm.take();
-    drop(ended);
-    drop(place);
+    lock(&running).vm = None;
+    drop(host);
     terminal.restore();
     Ok(tell(&name, &end, format))
 }
