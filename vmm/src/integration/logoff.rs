@@ -266,6 +266,11 @@ impl Operation {
         if let Stage::Asked { callers, .. } = &mut self.stage {
             refuse(std::mem::take(callers), &CallError::new(error, text));
         }
+        for work in self.works.drain(..) {
+            work.report(self.report.clone());
+            work.finish(result, error, text);
+        }
+        // Last, since whoever has cancelled finds the task complete.
         for (_, answer) in self.cancelling.drain(..) {
             let outcome = match result {
                 TaskResult::Cancelled => Ok(()),
@@ -273,10 +278,6 @@ impl Operation {
             };
             // Whoever asked may have gone.
             let _ = answer.send(outcome);
-        }
-        for work in self.works.drain(..) {
-            work.report(self.report.clone());
-            work.finish(result, error, text);
         }
     }
 }
