@@ -1,16 +1,19 @@
-//! `vmm run` on a terminal: keys go to the guest while it runs, and the terminal is as it was after.
+//! `vmm run` with its console on standard output: a terminal, whose keys go to the guest while it
+//! runs and which is as it was after; a file; a socket.
 
 use crate::world::{Machine, VMM, World};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, tcgetattr};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
-use tests::micro::SPIN;
+use tests::micro::{DOTS, POWER_OFF, SPIN};
 
 /// A bound against hanging.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -64,4 +67,44 @@ fn the_terminal_is_as_it_was_after_signals() {
     machine.signal(Signal::HUP);
     assert_eq!(machine.status().code(), Some(0));
     assert!(!is_raw(&terminal));
+}
+
+#[test]
+fn output_goes_behind_what_a_file_holds_already() {
+    let world = World::new();
+    // mov dx, 0x3f8; mov al, '.'; out dx, al
+    let dot = [0x66, 0xba, 0xf8, 0x03, 0xb0, b'.', 0xee];
+    let kernel = world.kernel(&[&dot, POWER_OFF].concat());
+    let path = world.folder.path().join("output");
+    let mut file = File::create(&path).unwrap();
+    file.write_all(b"before ").unwrap();
+    let mut command = world.command(VMM);
+    command.args(["run", "Web", "--memory", "32M", "--format", "json", "--kernel", &kernel]);
+    let status = command.stdout(file).stderr(Stdio::null()).status().unwrap();
+    assert_eq!(status.code(), Some(0));
+    let written = fs::read_to_string(&path).unwrap();
+    let document = written.strip_prefix("before .").unwrap_or_else(|| panic!("{written}"));
+    let document: serde_json::Value = serde_json::from_str(document).unwrap();
+    assert_eq!(document["end"], "power_off");
+}
+
+#[test]
+fn a_socket_that_nobody_reads_holds_up_neither_the_guest_nor_its_end() {
+    let world = World::new();
+    let kernel = world.kernel(DOTS);
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let mut command = world.command(VMM);
+    command.args(["run", "Web", "--memory", "32M", "--kernel", &kernel]);
+    command.stdout(OwnedFd::from(theirs)).stderr(Stdio::null());
+    let machine = Machine { child: command.spawn().unwrap() };
+    let deadline = Instant::now() + LIMIT;
+    let full = || rustix::io::ioctl_fionread(&ours).unwrap();
+    let mut before = 0;
+    while before == 0 || full() > before {
+        assert!(Instant::now() < deadline, "it is never full");
+        before = full();
+        thread::sleep(Duration::from_millis(300));
+    }
+    machine.signal(Signal::TERM);
+    assert_eq!(machine.status().code(), Some(0));
 }

@@ -43,6 +43,22 @@ struct Attached {
     unsent: VecDeque<u8>,
     /// What it has typed before it was served.
     typed: Vec<u8>,
+    /// It has typed more than the port has room for, and is not read until there is some.
+    held_up: bool,
+}
+
+impl Attached {
+    /// For what its stream is to be watched.
+    fn interest(&self) -> EventSet {
+        let mut interest = EventSet::empty();
+        if !self.held_up {
+            interest |= EventSet::IN;
+        }
+        if !self.unsent.is_empty() {
+            interest |= EventSet::OUT;
+        }
+        interest
+    }
 }
 
 impl ConsoleHub {
@@ -63,7 +79,7 @@ impl ConsoleHub {
         stream.set_nonblocking(true)?;
         let mut waiting = self.lock();
         let unsent = waiting.history.clone();
-        waiting.people.push(Attached { stream, unsent, typed });
+        waiting.people.push(Attached { stream, unsent, typed, held_up: false });
         drop(waiting);
         // Full means that it is readable, which is all that is wanted.
         let _ = self.bell.write(1);
@@ -102,7 +118,7 @@ impl Connected {
     /// Takes whoever has attached.
     fn welcome(&mut self, registry: &mut Registry<'_>) {
         let newcomers = std::mem::take(&mut self.hub.lock().people);
-        for mut newcomer in newcomers {
+        for newcomer in newcomers {
             let token = self.next;
             let watched = registry.watch(&newcomer.stream, token, EventSet::IN);
             if self.people.len() >= MAX_ATTACHED || watched.is_err() {
@@ -110,8 +126,8 @@ impl Connected {
                 continue;
             }
             self.next = self.next.checked_add(1).unwrap_or(FIRST);
-            self.type_keys(&std::mem::take(&mut newcomer.typed));
             self.people.insert(token, newcomer);
+            self.type_waiting(token);
             self.show(token, registry);
         }
     }
@@ -147,12 +163,8 @@ impl Connected {
                 Err(_) => stays = false,
             }
         }
-        let mut wanted = EventSet::IN;
-        if !person.unsent.is_empty() {
-            wanted |= EventSet::OUT;
-        }
         stays &= person.unsent.len() <= BEHIND;
-        if !stays || registry.watch(&person.stream, token, wanted).is_err() {
+        if !stays || registry.watch(&person.stream, token, person.interest()).is_err() {
             self.detach(token, registry);
         }
     }
@@ -169,13 +181,13 @@ impl Connected {
         let mut keys = [0; 64];
         let room = free_room(&self.serial, &self.room).min(keys.len());
         if room == 0 {
-            // The others' turn comes when there is room again, too.
-            registry.forget(&person.stream);
-            return;
+            person.held_up = true;
+            // It is still shown what is printed.
+            return self.show(token, registry);
         }
         match person.stream.read(&mut keys[..room]) {
             Ok(0) => self.detach(token, registry),
-            Ok(count) => self.type_keys(&keys[..count]),
+            Ok(count) => type_keys(&self.serial, &keys[..count]),
             Err(error)
                 if matches!(
                     error.kind(),
@@ -185,9 +197,23 @@ impl Connected {
         }
     }
 
-    fn type_keys(&self, keys: &[u8]) {
-        self.serial.lock().unwrap_or_else(PoisonError::into_inner).receive(keys);
+    /// Types what somebody had typed before they were served, as much as the port has room for.
+    fn type_waiting(&mut self, token: u32) {
+        let Some(person) = self.people.get_mut(&token) else { return };
+        person.held_up = false;
+        while !person.typed.is_empty() && !person.held_up {
+            let room = free_room(&self.serial, &self.room).min(person.typed.len());
+            let keys: Vec<u8> = person.typed.drain(..room).collect();
+            person.held_up = keys.is_empty();
+            type_keys(&self.serial, &keys);
+        }
     }
+}
+
+/// Types `keys`, for which the port has room. One that its guest tests in loop mode takes nothing
+/// all the same: then they are lost, as they would be on the wire.
+pub(super) fn type_keys(serial: &SharedSerial, keys: &[u8]) {
+    serial.lock().unwrap_or_else(PoisonError::into_inner).receive(keys);
 }
 
 /// Bytes that the port takes; if it takes none, it has been asked to say when it does again.
@@ -222,7 +248,10 @@ impl Source for Connected {
             ROOM => {
                 let _ = self.room.event().read();
                 let tokens: Vec<u32> = self.people.keys().copied().collect();
-                tokens.into_iter().for_each(|token| self.show(token, registry));
+                for token in tokens {
+                    self.type_waiting(token);
+                    self.show(token, registry);
+                }
             }
             BELL => {
                 let _ = self.hub.bell.read();
@@ -232,7 +261,12 @@ impl Source for Connected {
                 if events.contains(EventSet::OUT) {
                     self.show(token, registry);
                 }
-                if events.intersects(EventSet::IN | EventSet::HANG_UP | EventSet::ERROR) {
+                let gone = events.intersects(EventSet::HANG_UP | EventSet::ERROR);
+                let held_up = self.people.get(&token).is_some_and(|person| person.held_up);
+                if gone && held_up {
+                    // It would be reported for as long as the guest reads nothing.
+                    self.detach(token, registry);
+                } else if gone || events.contains(EventSet::IN) {
                     self.listen(token, registry);
                 }
             }
@@ -248,6 +282,8 @@ impl Drop for Connected {
         waiting.history.extend(&printed);
         for mut person in std::mem::take(&mut self.people).into_values() {
             person.unsent.extend(&printed);
+            // The next boot has a port of its own.
+            person.held_up = false;
             // What the peer does not take now it may take in the next boot, if there is one.
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
             if let Ok(count) = send(&person.stream, person.unsent.make_contiguous(), flags) {

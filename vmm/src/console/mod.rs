@@ -10,19 +10,21 @@
 
 pub mod hub;
 pub mod output;
+mod sink;
 
 use crate::config::Console;
 use crate::devices::serial::{InputRoom, SharedSerial};
 use crate::io::{Registry, Source};
 use crate::outcome::{Outcome, OutcomeSlot};
-use hub::{ConsoleHub, free_room};
+use hub::{ConsoleHub, free_room, type_keys};
 pub use output::ConsoleOutput;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
-use std::fs::{File, OpenOptions};
-use std::io::{self, IsTerminal, Read, Write};
-use std::os::fd::AsFd;
+use sink::{Sink, unblocked};
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, IsTerminal, Read};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -34,6 +36,8 @@ const ESCAPE: u8 = 0x01;
 const TURN_OFF: u8 = b'x';
 /// How long the rest of the output may take when the machine ends.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
+/// Keys of a terminal that wait for the guest to read them: as many as Linux keeps of a line.
+const WAITING_KEYS: usize = 4096;
 
 /// Why the console cannot be connected.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +58,7 @@ pub enum ConsoleError {
 /// Where the console's output goes and its input comes from; it outlives the guest's reboots.
 pub struct HostConsole {
     output: ConsoleOutput,
-    sink: Option<Arc<File>>,
+    sink: Option<Arc<Sink>>,
     keys: Option<Arc<File>>,
     terminal: bool,
     hub: Option<ConsoleHub>,
@@ -74,15 +78,12 @@ impl HostConsole {
         let (sink, keys) = match config {
             Console::None | Console::Attach => (None, None),
             Console::File(path) => {
-                let file = OpenOptions::new().write(true).create(true).truncate(true).open(path);
-                let file =
-                    file.map_err(|source| ConsoleError::File { path: path.clone(), source })?;
-                (Some(Arc::new(file)), None)
+                let unwritable = |source| ConsoleError::File { path: path.clone(), source };
+                (Some(Arc::new(Sink::file(path).map_err(unwritable)?)), None)
             }
             Console::Stdio => {
-                let sink = unblocked(1, OFlags::WRONLY).or_else(|_| duplicate(io::stdout()));
                 let keys = unblocked(0, OFlags::RDONLY).ok();
-                (Some(Arc::new(sink?)), keys.map(Arc::new))
+                (Some(Arc::new(Sink::stdout()?)), keys.map(Arc::new))
             }
         };
         let terminal = keys.as_ref().is_some_and(|keys| keys.is_terminal());
@@ -111,29 +112,18 @@ impl HostConsole {
         let room = serial.lock().unwrap_or_else(PoisonError::into_inner).input_room();
         Box::new(Connected {
             output: self.output.clone(),
-            sink: self.sink.clone(),
+            sink: self.sink.clone().filter(|sink| !sink.is_lost()),
             unsent: Vec::new(),
             waits: false,
             keys: self.keys.clone(),
             terminal: self.terminal,
             escaped: false,
+            waiting: VecDeque::new(),
             serial,
             room,
             outcome,
         })
     }
-}
-
-/// The open descriptor `fd` once more, without blocking: the flag belongs to what is opened here,
-/// not to the terminal or pipe that this process shares with others.
-fn unblocked(fd: u32, access: OFlags) -> io::Result<File> {
-    let flags = access | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-    let opened = rustix::fs::open(format!("/proc/self/fd/{fd}"), flags, Mode::empty())?;
-    Ok(File::from(opened))
-}
-
-fn duplicate(stream: impl AsFd) -> io::Result<File> {
-    Ok(File::from(stream.as_fd().try_clone_to_owned()?))
 }
 
 /// Tokens.
@@ -145,7 +135,7 @@ const ROOM: u32 = 3;
 /// The console on the `io` thread.
 struct Connected {
     output: ConsoleOutput,
-    sink: Option<Arc<File>>,
+    sink: Option<Arc<Sink>>,
     /// Taken out of the buffer and not written yet.
     unsent: Vec<u8>,
     /// The sink is watched, because it took nothing.
@@ -154,66 +144,93 @@ struct Connected {
     terminal: bool,
     /// The last key was the escape.
     escaped: bool,
+    /// Typed, and not taken by the port yet.
+    waiting: VecDeque<u8>,
     serial: SharedSerial,
     room: InputRoom,
     outcome: OutcomeSlot,
 }
 
+/// What has become of the output.
+enum Written {
+    All,
+    /// The sink takes no more now.
+    Part,
+    /// It never will again.
+    Nothing,
+}
+
 impl Connected {
-    /// Writes as much as the sink takes; false if it takes no more now.
-    fn write(&mut self) -> bool {
+    /// Writes as much as the sink takes.
+    fn write(&mut self) -> Written {
         let Some(sink) = &self.sink else {
             drop(self.output.take());
-            return true;
+            return Written::All;
         };
         loop {
             if self.unsent.is_empty() {
                 self.unsent = self.output.take();
             }
             if self.unsent.is_empty() {
-                return true;
+                return Written::All;
             }
-            match sink.as_ref().write(&self.unsent) {
+            match sink.write(&self.unsent) {
                 Ok(written) => drop(self.unsent.drain(..written)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Written::Part,
                 Err(error) => {
-                    // The reader has gone. The guest need not know.
-                    tracing::warn!(%error, "the console's output is lost from here on");
-                    self.sink = None;
-                    self.unsent.clear();
-                    return true;
+                    tracing::debug!(%error, "the console cannot be written");
+                    return Written::Nothing;
                 }
             }
         }
     }
 
     fn serve_output(&mut self, registry: &mut Registry<'_>) {
-        let done = self.write();
-        if let Some(sink) = self.sink.clone()
-            && self.waits == done
-        {
-            if done {
+        let written = self.write();
+        let Some(sink) = &self.sink else { return };
+        match written {
+            Written::All => {
                 registry.forget(sink.as_ref());
-            } else if registry.watch(sink.as_ref(), SINK, EventSet::OUT).is_err() {
-                self.sink = None;
+                self.waits = false;
             }
+            Written::Part if self.waits => {}
+            Written::Part => match registry.watch(sink.as_ref(), SINK, EventSet::OUT) {
+                Ok(()) => self.waits = true,
+                Err(_) => self.end_output(registry),
+            },
+            Written::Nothing => self.end_output(registry),
         }
-        self.waits = !done && self.sink.is_some();
     }
 
-    /// Types as much as the port has room for.
+    /// Nobody reads what is printed any more. The guest need not know.
+    fn end_output(&mut self, registry: &mut Registry<'_>) {
+        if let Some(sink) = self.sink.take() {
+            registry.forget(sink.as_ref());
+            if sink.lose() {
+                tracing::warn!("nobody reads the console: its output is lost from here on");
+            }
+        }
+        self.unsent = Vec::new();
+        self.waits = false;
+    }
+
+    /// Takes what was typed. A pipe is read as the port has room; a terminal in any case, or the
+    /// keys that turn the machine off would not get past a guest that does not read.
     fn serve_input(&mut self, registry: &mut Registry<'_>) {
         let Some(keys) = self.keys.clone() else { return };
         let mut bytes = [0; 64];
-        let room = free_room(&self.serial, &self.room).min(bytes.len());
-        if room == 0 {
+        let most = match self.terminal {
+            true => bytes.len(),
+            false => free_room(&self.serial, &self.room).min(bytes.len()),
+        };
+        if most == 0 {
             registry.forget(keys.as_ref());
             return;
         }
-        match keys.as_ref().read(&mut bytes[..room]) {
+        match keys.as_ref().read(&mut bytes[..most]) {
             Ok(0) => self.end_input(registry),
-            Ok(count) => self.type_keys(&bytes[..count]),
+            Ok(count) => self.take_keys(&bytes[..count]),
             Err(error)
                 if matches!(
                     error.kind(),
@@ -229,18 +246,30 @@ impl Connected {
         }
     }
 
-    fn type_keys(&mut self, keys: &[u8]) {
-        let mut typed = Vec::with_capacity(keys.len());
+    fn take_keys(&mut self, keys: &[u8]) {
         for key in keys {
             let escaped = std::mem::take(&mut self.escaped);
             match *key {
                 TURN_OFF if escaped => self.outcome.put(Outcome::Stopped),
                 ESCAPE if self.terminal && !escaped => self.escaped = true,
-                key => typed.push(key),
+                key if self.waiting.len() < WAITING_KEYS => self.waiting.push_back(key),
+                _ => {}
             }
         }
-        // No more than the port said it has room for.
-        self.serial.lock().unwrap_or_else(PoisonError::into_inner).receive(&typed);
+        self.type_keys();
+    }
+
+    /// Types as much of what waits as the port has room for.
+    fn type_keys(&mut self) {
+        while !self.waiting.is_empty() {
+            let room = free_room(&self.serial, &self.room);
+            if room == 0 {
+                return;
+            }
+            let count = room.min(self.waiting.len());
+            let keys: Vec<u8> = self.waiting.drain(..count).collect();
+            type_keys(&self.serial, &keys);
+        }
     }
 
     fn watch_keys(&mut self, registry: &mut Registry<'_>) {
@@ -271,17 +300,12 @@ impl Source for Connected {
                 }
             }
             SINK if events.contains(EventSet::OUT) => self.serve_output(registry),
-            SINK => {
-                // Nobody will ever read it.
-                if let Some(sink) = self.sink.take() {
-                    registry.forget(sink.as_ref());
-                }
-                self.unsent.clear();
-                self.waits = false;
-            }
+            // An error alone: the reader has gone.
+            SINK => self.end_output(registry),
             KEYS => self.serve_input(registry),
             ROOM => {
                 let _ = self.room.event().read();
+                self.type_keys();
                 self.watch_keys(registry);
             }
             _ => {}
@@ -293,7 +317,7 @@ impl Drop for Connected {
     /// The last words of a boot are the most interesting ones: they get a moment to be written.
     fn drop(&mut self) {
         let deadline = Instant::now() + FLUSH_LIMIT;
-        while !self.write() {
+        while let Written::Part = self.write() {
             let Some(sink) = &self.sink else { return };
             let left = deadline.saturating_duration_since(Instant::now());
             let left = Timespec {
@@ -309,3 +333,6 @@ impl Drop for Connected {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -66,6 +66,12 @@ impl ConsoleOutput {
         bytes
     }
 
+    /// Whether no output waits.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().bytes.is_empty()
+    }
+
     /// The line with which the guest's kernel began to panic, if it did and has said nothing since
     /// that tells of an end in good order.
     #[must_use]
