@@ -30,6 +30,7 @@
 
 pub mod boot;
 pub mod bus;
+pub mod catalog;
 pub mod config;
 pub mod console;
 pub mod control;

@@ -1,0 +1,388 @@
+//! The definition of a machine: the TOML file that says what it is made of.
+//!
+//! ```toml
+//! name = "web"
+//! id = "0b3c9a52-8d5e-4f7a-9c1d-2e3f4a5b6c7d"
+//! kernel = "/boot/vmlinuz"        # paths may be relative to the file's directory
+//! initrd = "initrd.img"
+//! append = "root=/dev/vda"
+//! memory = "512M"                 # or a number of bytes
+//! cpus = 2
+//! kernel_entry = "unpacked"       # or "bzimage"
+//! console = "none"                # or "file=PATH"
+//! notes = "the web server"
+//!
+//! [access]
+//! read = ["bob"]
+//! execute = ["@staff"]
+//!
+//! [integration]
+//! host_time_sync = true
+//! ```
+//!
+//! Name and kernel must be there. What is not known is an error, never ignored.
+
+use super::access::{AccessList, EXPECTED_PRINCIPAL, Principal};
+use super::fault::{DefinitionError, Fault};
+use super::id::MachineId;
+use super::reader::{self, Known, Section, integer};
+use crate::config::{
+    Console, KernelEntry, MEMORY_DEFAULT, MEMORY_MIN, MachineConfig, check_name, parse_size,
+};
+use crate::memory::PAGE_SIZE;
+use crate::x86::layout::CMDLINE_MAX;
+use protocol::HResult;
+use serde::Serialize;
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use toml::de::DeValue;
+
+/// The most bytes that a definition may have.
+pub const FILE_MAX: usize = 64 << 10;
+
+static TOP: Known = Known {
+    table: "",
+    keys: &[
+        "name",
+        "id",
+        "kernel",
+        "initrd",
+        "append",
+        "memory",
+        "cpus",
+        "kernel_entry",
+        "console",
+        "notes",
+        "access",
+        "integration",
+    ],
+};
+static ACCESS: Known = Known { table: "access", keys: &["read", "execute"] };
+static INTEGRATION: Known = Known { table: "integration", keys: &["host_time_sync"] };
+
+const PATH: &str = "the path of a file";
+const NAME: &str = r#"1 to 80 characters, none of *?:<>/\|" and no control character"#;
+const ID: &str = "a UUID: 32 hexadecimal digits in groups of 8, 4, 4, 4 and 12";
+const MEMORY: &str = r#"a size such as "512M", at least 16 MiB and a multiple of 4096 bytes"#;
+
+/// What a machine is made of, as it is kept on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Definition {
+    /// The machine's name: see [`check_name`].
+    pub name: String,
+    /// Its identity. Whatever is created has one; a definition written by hand may have none.
+    pub id: Option<MachineId>,
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// The initial RAM disk.
+    pub initrd: Option<PathBuf>,
+    /// Words put after the monitor's own on the kernel command line.
+    pub append: String,
+    /// RAM in bytes.
+    pub memory: u64,
+    /// Virtual CPUs.
+    pub cpus: u8,
+    /// The entry of a bzImage.
+    pub kernel_entry: KernelEntry,
+    /// The file that the serial output goes to.
+    pub console: Option<PathBuf>,
+    /// Whatever its owner wants to remember.
+    pub notes: String,
+    /// Who else may use it.
+    pub access: AccessList,
+    /// What the guest's agent is asked to do unbidden.
+    pub integration: Integration,
+}
+
+/// What the guest's agent is asked to do unbidden.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Integration {
+    /// Whether the guest's clock follows the host's.
+    pub host_time_sync: bool,
+}
+
+impl Default for Integration {
+    fn default() -> Self {
+        Self { host_time_sync: true }
+    }
+}
+
+impl Definition {
+    /// A machine as [`MachineConfig::new`] makes it.
+    #[must_use]
+    pub fn new(name: impl Into<String>, kernel: impl Into<PathBuf>) -> Self {
+        Self {
+            name: name.into(),
+            id: None,
+            kernel: kernel.into(),
+            initrd: None,
+            append: String::new(),
+            memory: MEMORY_DEFAULT,
+            cpus: 1,
+            kernel_entry: KernelEntry::default(),
+            console: None,
+            notes: String::new(),
+            access: AccessList::default(),
+            integration: Integration::default(),
+        }
+    }
+
+    /// Reads a definition; `path` is where it comes from, for messages. Looks at no other file.
+    ///
+    /// # Errors
+    /// What is wrong with it: the first unknown key, else the first value.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, DefinitionError> {
+        if text.len() > FILE_MAX {
+            return Err(DefinitionError::new(path, None, Fault::TooLarge));
+        }
+        let table = reader::parse(text, path)?;
+        let top = Section { file: path, text, known: &TOP, table: &table };
+        let access = top.section("access", &ACCESS)?;
+        let integration = top.section("integration", &INTEGRATION)?;
+        for section in [Some(top), access, integration].into_iter().flatten() {
+            section.refuse_unknown(&[&TOP, &ACCESS, &INTEGRATION])?;
+        }
+        let definition = Self {
+            name: top.need("name", NAME, name)?,
+            id: top.get("id", ID, |value| value.as_str()?.parse().ok())?,
+            kernel: top.need("kernel", PATH, file)?,
+            initrd: top.get("initrd", PATH, file)?,
+            append: top.get("append", "text on one line", one_line)?.unwrap_or_default(),
+            memory: top.get("memory", MEMORY, memory)?.unwrap_or(MEMORY_DEFAULT),
+            cpus: top.get("cpus", "a number from 1 to 255", cpus)?.unwrap_or(1),
+            kernel_entry: top
+                .get("kernel_entry", r#""unpacked" or "bzimage""#, kernel_entry)?
+                .unwrap_or_default(),
+            console: top.get("console", r#""none" or "file=PATH""#, console)?.flatten(),
+            notes: top.get("notes", "text", text_of)?.unwrap_or_default(),
+            access: access.map(access_list).transpose()?.unwrap_or_default(),
+            integration: integration.map(integration_of).transpose()?.unwrap_or_default(),
+        };
+        let length = definition.config(Path::new("/")).cmdline().len();
+        if length >= CMDLINE_MAX {
+            let fault = Fault::Value {
+                key: "append".into(),
+                expected: format!("a command line of at most {} bytes", CMDLINE_MAX - 1),
+                found: format!("one of {length}"),
+            };
+            return Err(top.error(top.span("append"), fault));
+        }
+        Ok(definition)
+    }
+
+    /// The definition as TOML, which [`Definition::parse`] reads if all values are allowed ones.
+    ///
+    /// # Errors
+    /// A path is not UTF-8, which TOML cannot say.
+    pub fn to_toml(&self) -> Result<String, DefinitionError> {
+        let file = File {
+            name: &self.name,
+            id: self.id.map(|id| id.to_string()),
+            kernel: &self.kernel,
+            initrd: self.initrd.as_deref(),
+            append: &self.append,
+            memory: size(self.memory),
+            cpus: self.cpus,
+            kernel_entry: match self.kernel_entry {
+                KernelEntry::Unpacked => "unpacked",
+                KernelEntry::Bzimage => "bzimage",
+            },
+            console: match self.console.as_ref().map(|path| path.to_str()) {
+                None => "none".into(),
+                Some(Some(path)) => format!("file={path}"),
+                Some(None) => return Err(unwritable("the console's path is not UTF-8")),
+            },
+            notes: &self.notes,
+            access: Access { read: &self.access.read, execute: &self.access.execute },
+            integration: self.integration,
+        };
+        toml::to_string(&file).map_err(|error| unwritable(error.to_string()))
+    }
+
+    /// The machine that is started from this definition, if that is in `directory`.
+    #[must_use]
+    pub fn config(&self, directory: &Path) -> MachineConfig {
+        let at = |path: &PathBuf| directory.join(path);
+        MachineConfig {
+            name: self.name.clone(),
+            kernel: at(&self.kernel),
+            initrd: self.initrd.as_ref().map(at),
+            append: self.append.clone(),
+            memory: self.memory,
+            cpus: self.cpus,
+            console: self.console.as_ref().map_or(Console::None, |path| Console::File(at(path))),
+            kernel_entry: self.kernel_entry,
+        }
+    }
+
+    /// Looks whether what the definition names is there; `path` is where it comes from, or will be.
+    ///
+    /// # Errors
+    /// The first file that is not there or cannot be read.
+    pub fn check_files(&self, path: &Path) -> Result<(), DefinitionError> {
+        let directory = path.parent().unwrap_or(Path::new(""));
+        let initrd = self.initrd.iter().map(|initrd| ("initrd", initrd));
+        for (key, file) in std::iter::once(("kernel", &self.kernel)).chain(initrd) {
+            check_file(path, key, "a file", directory.join(file), readable_file)?;
+        }
+        if let Some(file) = &self.console {
+            let parent = directory.join(file).parent().unwrap_or(directory).to_owned();
+            check_file(path, "console", "a directory", parent, |path| {
+                Ok(std::fs::metadata(path)?.is_dir())
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// The file as it is written. The order is that in which people read it.
+#[derive(Serialize)]
+struct File<'a> {
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    kernel: &'a Path,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    initrd: Option<&'a Path>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    append: &'a str,
+    memory: String,
+    cpus: u8,
+    kernel_entry: &'a str,
+    console: String,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    notes: &'a str,
+    #[serde(skip_serializing_if = "Access::is_empty")]
+    access: Access<'a>,
+    integration: Integration,
+}
+
+#[derive(Serialize)]
+struct Access<'a> {
+    read: &'a [Principal],
+    execute: &'a [Principal],
+}
+
+impl Access<'_> {
+    fn is_empty(&self) -> bool {
+        self.read.is_empty() && self.execute.is_empty()
+    }
+}
+
+fn unwritable(why: impl Into<String>) -> DefinitionError {
+    DefinitionError::new(Path::new(super::DEFINITION), None, Fault::Unwritable(why.into()))
+}
+
+/// A number of bytes, in the largest unit that says it exactly.
+fn size(bytes: u64) -> String {
+    match bytes.trailing_zeros() {
+        0..10 | 64 => bytes.to_string(),
+        10..20 => format!("{}K", bytes >> 10),
+        20..30 => format!("{}M", bytes >> 20),
+        30.. => format!("{}G", bytes >> 30),
+    }
+}
+
+fn text_of(value: &DeValue<'_>) -> Option<String> {
+    value.as_str().map(str::to_owned)
+}
+
+fn one_line(value: &DeValue<'_>) -> Option<String> {
+    text_of(value).filter(|text| !text.contains(char::is_control))
+}
+
+fn name(value: &DeValue<'_>) -> Option<String> {
+    text_of(value).filter(|name| check_name(name).is_ok())
+}
+
+fn path(text: &str) -> Option<PathBuf> {
+    (!text.is_empty() && !text.contains('\0')).then(|| text.into())
+}
+
+fn file(value: &DeValue<'_>) -> Option<PathBuf> {
+    path(value.as_str()?)
+}
+
+fn memory(value: &DeValue<'_>) -> Option<u64> {
+    let bytes = match value.as_str() {
+        Some(text) => parse_size(text).ok(),
+        None => integer(value).and_then(|bytes| bytes.try_into().ok()),
+    };
+    bytes.filter(|bytes| *bytes >= MEMORY_MIN && bytes.is_multiple_of(PAGE_SIZE))
+}
+
+fn cpus(value: &DeValue<'_>) -> Option<u8> {
+    integer(value)?.try_into().ok().filter(|cpus| *cpus > 0)
+}
+
+fn kernel_entry(value: &DeValue<'_>) -> Option<KernelEntry> {
+    match value.as_str()? {
+        "unpacked" => Some(KernelEntry::Unpacked),
+        "bzimage" => Some(KernelEntry::Bzimage),
+        _ => None,
+    }
+}
+
+fn console(value: &DeValue<'_>) -> Option<Option<PathBuf>> {
+    match value.as_str()? {
+        "none" => Some(None),
+        text => Some(Some(path(text.strip_prefix("file=")?)?)),
+    }
+}
+
+fn access_list(section: Section<'_>) -> Result<AccessList, DefinitionError> {
+    let list = |key| section.list(key, EXPECTED_PRINCIPAL, |text| text.parse().ok());
+    Ok(AccessList { read: list("read")?, execute: list("execute")? })
+}
+
+fn integration_of(section: Section<'_>) -> Result<Integration, DefinitionError> {
+    let host_time_sync = section.get("host_time_sync", "true or false", |value| value.as_bool())?;
+    Ok(Integration {
+        host_time_sync: host_time_sync.unwrap_or(Integration::default().host_time_sync),
+    })
+}
+
+/// Whether `path` is a file; fails if it cannot be read.
+fn readable_file(path: &Path) -> io::Result<bool> {
+    // A device may do something when it is opened, and a pipe may wait.
+    if !std::fs::metadata(path)?.is_file() {
+        return Ok(false);
+    }
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    Ok(true)
+}
+
+/// Refuses the value of `key` in the definition at `file` if `is_right` does not say that what should
+/// be at `path` is there.
+fn check_file(
+    file: &Path,
+    key: &str,
+    expected: &'static str,
+    path: PathBuf,
+    is_right: impl FnOnce(&Path) -> io::Result<bool>,
+) -> Result<(), DefinitionError> {
+    let (found, code) = match is_right(&path) {
+        Ok(true) => return Ok(()),
+        Ok(false) if path.is_dir() => ("a directory".to_owned(), HResult::ERROR_BAD_PATHNAME),
+        Ok(false) => ("something else".to_owned(), HResult::ERROR_BAD_PATHNAME),
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound => ("nothing".to_owned(), super::error::not_found(&path)),
+            _ => (error.to_string(), super::error::code_of(&error, &path)),
+        },
+    };
+    let line = line_of(file, key);
+    let fault = Fault::File { key: key.to_owned(), expected, path, found, code };
+    Err(DefinitionError::new(file, line, fault))
+}
+
+/// The line of `key` in the definition at `file`, if that is there: it is looked up again because
+/// only messages need it.
+fn line_of(file: &Path, key: &str) -> Option<usize> {
+    let text = super::files::read(rustix::fs::CWD, file, file).ok()?.text;
+    let table = reader::parse(&text, file).ok()?;
+    let (key, _) = table.iter().find(|(known, _)| known.get_ref() == key)?;
+    Some(reader::line(&text, &key.span()))
+}
