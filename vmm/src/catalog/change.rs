@@ -71,19 +71,22 @@ impl Catalog {
         check_name(name)?;
         let key = name.to_lowercase();
         let change = self.change()?;
-        if let Some(folder) = change.base.folder(&key, For::Writing)?
-            && folder.kept()?.is_none()
-            && is_same(&path, &folder.path.join(UNREGISTERED))
-        {
-            folder.rename(UNREGISTERED, DEFINITION)?;
-            let path = folder.path.join(DEFINITION);
-            return Ok(self.registered(&key, path, &Kept::Here, Some(&definition)));
+        // What `unregister` left goes back to where it was.
+        let returning = change.base.folder(&key, For::Writing)?.filter(|folder| {
+            matches!(folder.kept(), Ok(None)) && is_same(&path, &folder.path.join(UNREGISTERED))
+        });
+        if returning.is_none() {
+            self.refuse_taken(&change, name)?;
         }
-        self.refuse_taken(&change, name)?;
         let machines = self.list()?;
         if let Some(other) = machines.into_iter().find(|other| is_same(&path, &other.machine.path))
         {
             return Err(CatalogError::Registered { path, name: other.machine.name });
+        }
+        if let Some(folder) = returning {
+            folder.rename(UNREGISTERED, DEFINITION)?;
+            let path = folder.path.join(DEFINITION);
+            return Ok(self.registered(&key, path, &Kept::Here, Some(&definition)));
         }
         let folder = change.folder(&key, &definition.access)?;
         let linked = folder.link(&path);

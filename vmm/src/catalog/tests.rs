@@ -218,6 +218,9 @@ fn an_unregistered_machine_keeps_its_definition_and_can_come_back() {
     assert!(fixture.names().is_empty());
     assert_eq!(code(web.load()), HResult::VM_E_VM_UNKNOWN);
     assert_eq!(code(fixture.create("web")), HResult::ERROR_ALREADY_EXISTS);
+    fixture.catalog.register(Some("other"), &kept).unwrap();
+    assert_eq!(code(fixture.catalog.register(None, &kept)), HResult::ERROR_ALREADY_EXISTS);
+    fixture.catalog.unregister("other").unwrap();
     let back = fixture.catalog.register(None, &kept).unwrap();
     assert_eq!((&back, back.load().unwrap()), (&web, definition));
     assert_eq!(entries(web.directory()), ["machine.toml"]);
