@@ -139,7 +139,8 @@ struct Progress {
     /// Rises with every change.
     version: u64,
     info: TaskInfo,
-    report: Option<LogoffReport>,
+    /// One for all tasks that the same work completes.
+    report: Option<Arc<LogoffReport>>,
 }
 
 impl Progress {
@@ -199,7 +200,8 @@ impl Task {
     /// What the work has done so far, in detail.
     #[must_use]
     pub fn report(&self) -> Option<LogoffReport> {
-        self.lock().report.clone()
+        let report = self.lock().report.clone();
+        report.map(Arc::unwrap_or_clone)
     }
 
     fn is_complete(&self) -> bool {
@@ -320,14 +322,14 @@ impl Work {
     /// Says how much is done: `done` of `total`. Percent never falls, and is at most 99 here.
     pub(crate) fn advance(&self, done: usize, total: usize) {
         let percent = done.saturating_mul(100).checked_div(total).unwrap_or(0).min(99) as u8;
-        self.task.change(|progress| {
-            let before = progress.info.percent_completed;
-            progress.info.percent_completed = before.max(percent);
-        });
+        // Only this half changes it, and whoever waits for news is not woken for none.
+        if percent > self.task.lock().info.percent_completed {
+            self.task.change(|progress| progress.info.percent_completed = percent);
+        }
     }
 
     /// Replaces the report.
-    pub(crate) fn report(&self, report: LogoffReport) {
+    pub(crate) fn report(&self, report: Arc<LogoffReport>) {
         self.task.change(|progress| progress.report = Some(report));
     }
 

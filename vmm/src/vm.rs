@@ -306,8 +306,7 @@ impl Vm {
     /// `E_FAIL` if they do already; `VM_E_VM_NOT_RUNNING`.
     pub fn resume(&self) -> Result<(), CallError> {
         let life = self.inner.admit(Verb::Resume)?;
-        self.inner.integration.resumed();
-        self.inner.enter(VmState::Running);
+        self.inner.integration.resumed(|| self.inner.enter(VmState::Running));
         if let Some(control) = &life.control {
             control.resume();
         }

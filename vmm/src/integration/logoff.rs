@@ -9,16 +9,19 @@
 //!
 //! The guest counts and acts; the host believes it as far as its own words agree. It says how many
 //! sessions there are before it acts, gives a row for each, and success is success only if every
-//! row says that its session has ended. Percent is the host's sum of that.
+//! row says that its session has ended. It can be cancelled only if that was asked, and before it
+//! acts. Percent is the host's sum of all that.
 //!
 //! Callers who ask while an operation goes on join it: each has a task, and all end alike.
 
 use crate::error::CallError;
+use crate::integration::worker::Key;
 use crate::task::{Task, Work};
 use crossbeam_channel::Sender;
 use protocol::HResult;
 use protocol::message::{Done, LogoffRequest, Progress, Resume};
 use protocol::task::{LogoffOptions, LogoffReport, Outcome, SessionReport, TaskResult};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Sessions that a guest may claim to have; more is nonsense.
@@ -50,8 +53,10 @@ pub(super) enum Stage {
 
 /// One logoff of the guest, with everyone who wants it.
 pub(super) struct Operation {
-    /// The connection that works on it, and the request's number there; none if it was lost.
-    pub(super) request: Option<(u64, u64)>,
+    /// Its first request: no other operation ever has the same.
+    pub(super) key: Key,
+    /// The request that the guest works on; none if its connection was lost.
+    pub(super) request: Option<Key>,
     pub(super) stage: Stage,
     pub(super) boot_id: String,
     options: LogoffOptions,
@@ -61,6 +66,10 @@ pub(super) struct Operation {
     works: Vec<Work>,
     /// Those who wait for the answer to a cancellation, and until when.
     pub(super) cancelling: Vec<(Instant, Sender<Result<(), CallError>>)>,
+    /// The guest has been asked to cancel the request, whether or not anybody waits for that.
+    pub(super) cancel_asked: bool,
+    /// The guest has been asked to count anew.
+    recount: bool,
     announced: u32,
     managers: u32,
     done: u32,
@@ -72,7 +81,7 @@ pub(super) struct Operation {
 impl Operation {
     /// An operation that `caller` wants, and that is asked for as `request`.
     pub(super) fn ask(
-        request: (u64, u64),
+        request: Key,
         boot_id: String,
         options: LogoffOptions,
         caller: Caller,
@@ -80,6 +89,7 @@ impl Operation {
         margin: Duration,
     ) -> Self {
         Self {
+            key: request,
             request: Some(request),
             stage: Stage::Asked { deadline: Instant::now() + answer, callers: vec![caller] },
             report: LogoffReport { boot_id: boot_id.clone(), options, ..LogoffReport::default() },
@@ -89,6 +99,8 @@ impl Operation {
             give_up: None,
             works: Vec::new(),
             cancelling: Vec::new(),
+            cancel_asked: false,
+            recount: false,
             announced: 0,
             managers: 0,
             done: 0,
@@ -100,7 +112,7 @@ impl Operation {
     pub(super) fn to_request(&self) -> LogoffRequest {
         let resume = match self.stage {
             Stage::Asked { .. } => None,
-            Stage::Preparing => Some(None),
+            Stage::Preparing => (!self.recount).then_some(None),
             Stage::Committed { since } => Some(Some(super::guest::milliseconds(since.elapsed()))),
         };
         LogoffRequest {
@@ -114,10 +126,26 @@ impl Operation {
         }
     }
 
-    /// The guest has accepted; gives the callers, each of whom is to get a task by [`join`].
-    ///
-    /// # Errors
-    /// It claims more than a guest can have. The callers have been told.
+    /// The operation is asked for once more, as `request` of another connection.
+    pub(super) fn ask_again(&mut self, request: Key) {
+        self.request = Some(request);
+        let complete = self.report.sessions.len() == self.announced as usize;
+        // A session that is not known by name could not be gone on with.
+        self.recount = matches!(self.stage, Stage::Preparing) && !complete;
+        if self.recount {
+            self.report.sessions.clear();
+        }
+    }
+
+    /// Its connection has been lost; gives those who wait for an answer to a cancellation.
+    pub(super) fn lost(&mut self) -> impl Iterator<Item = Sender<Result<(), CallError>>> {
+        self.request = None;
+        self.cancel_asked = false;
+        self.cancelling.drain(..).map(|(_, answer)| answer)
+    }
+
+    /// The guest has accepted; gives the callers, each of whom is to get a task by [`join`]; none
+    /// if it claims more than a guest can have.
     ///
     /// [`join`]: Self::join
     pub(super) fn accept(
@@ -125,23 +153,53 @@ impl Operation {
         backend: String,
         sessions: u32,
         managers: u32,
-    ) -> Result<Vec<Caller>, Vec<Caller>> {
-        let Stage::Asked { callers, .. } = &mut self.stage else { return Ok(Vec::new()) };
-        let callers = std::mem::take(callers);
-        if sessions > MAX_SESSIONS || managers > MAX_SESSIONS {
-            return Err(callers);
+    ) -> Option<Vec<Caller>> {
+        let recount = std::mem::take(&mut self.recount);
+        if !recount && !matches!(self.stage, Stage::Asked { .. }) {
+            return Some(Vec::new());
         }
-        self.stage = Stage::Preparing;
+        if sessions > MAX_SESSIONS || managers > MAX_SESSIONS {
+            return None;
+        }
         self.report.backend = backend;
         self.announced = sessions;
         self.managers = managers;
-        let wait = self.bounded(self.options.notice_ms) + self.bounded(self.options.deadline_ms);
-        self.give_up = Some(Instant::now() + wait + self.margin);
-        Ok(callers)
+        match std::mem::replace(&mut self.stage, Stage::Preparing) {
+            Stage::Asked { callers, .. } => {
+                self.give_time();
+                Some(callers)
+            }
+            _ => Some(Vec::new()),
+        }
     }
 
-    fn bounded(&self, milliseconds: u64) -> Duration {
-        Duration::from_millis(milliseconds).min(MAX_OPTION)
+    /// The guest is being asked to cancel it, and `answer` waits for what it says until `until`.
+    pub(super) fn cancel(&mut self, until: Instant, answer: Sender<Result<(), CallError>>) {
+        self.cancel_asked = true;
+        self.cancelling.push((until, answer));
+    }
+
+    /// Whether the guest may say that it has been cancelled.
+    pub(super) fn can_be_cancelled(&self) -> bool {
+        self.cancel_asked && matches!(self.stage, Stage::Preparing)
+    }
+
+    /// The guest has all of its time from now on.
+    fn give_time(&mut self) {
+        let bounded = |milliseconds| Duration::from_millis(milliseconds).min(MAX_OPTION);
+        let notice = match self.stage {
+            Stage::Committed { .. } => Duration::ZERO,
+            Stage::Asked { .. } | Stage::Preparing => bounded(self.options.notice_ms),
+        };
+        let wait = notice + bounded(self.options.deadline_ms) + self.margin;
+        self.give_up = Some(Instant::now() + wait);
+    }
+
+    /// The machine stood still, and the guest gets its time anew.
+    pub(super) fn resumed(&mut self) {
+        if self.give_up.is_some() {
+            self.give_time();
+        }
     }
 
     /// One more task for the same work.
@@ -150,23 +208,25 @@ impl Operation {
             work.commit();
         }
         work.advance(self.done as usize, self.total());
-        work.report(self.report.clone());
+        work.report(Arc::new(self.report.clone()));
         self.works.push(work);
     }
 
-    /// When something is to be done although the guest says nothing.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    /// When something is to be done although the guest says nothing. Its own time stands still in
+    /// a pause.
+    pub(super) fn deadline(&self, paused: bool) -> Option<Instant> {
         let asked = match self.stage {
             Stage::Asked { deadline, .. } => Some(deadline),
             _ => None,
         };
         let cancelling = self.cancelling.iter().map(|(until, _)| *until);
-        asked.into_iter().chain(self.give_up).chain(self.publish_at).chain(cancelling).min()
+        let give_up = self.give_up.filter(|_| !paused);
+        asked.into_iter().chain(give_up).chain(self.publish_at).chain(cancelling).min()
     }
 
     /// Whether the guest has had its time.
-    pub(super) fn is_overdue(&self) -> bool {
-        self.give_up.is_some_and(|time| time <= Instant::now())
+    pub(super) fn is_overdue(&self, paused: bool) -> bool {
+        !paused && self.give_up.is_some_and(|time| time <= Instant::now())
     }
 
     fn total(&self) -> usize {
@@ -197,8 +257,7 @@ impl Operation {
     fn commit(&mut self) {
         if matches!(self.stage, Stage::Preparing) {
             self.stage = Stage::Committed { since: Instant::now() };
-            let wait = self.bounded(self.options.deadline_ms) + self.margin;
-            self.give_up = Some(Instant::now() + wait);
+            self.give_time();
             self.works.iter().for_each(Work::commit);
         }
     }
@@ -217,13 +276,14 @@ impl Operation {
     /// Gives the tasks the report as it is.
     pub(super) fn publish(&mut self) {
         if self.publish_at.take().is_some() {
+            let report = Arc::new(self.report.clone());
             for work in &self.works {
-                work.report(self.report.clone());
+                work.report(Arc::clone(&report));
             }
         }
     }
 
-    /// The guest says that it is done.
+    /// The guest says that it is done, and is believed unless it contradicts itself.
     pub(super) fn done(mut self, done: Done) {
         self.report.managers = done.managers;
         self.report.relogins = done.relogins;
@@ -232,17 +292,31 @@ impl Operation {
         let agrees = self.report.sessions.len() == self.announced as usize
             && self.announced > 0
             && self.report.sessions.iter().all(has_ended);
-        match (done.result, done.error) {
+        let contradiction = match (done.result, done.error) {
             (TaskResult::Success, HResult::S_OK) if agrees => {
-                self.end(TaskResult::Success, HResult::S_OK, "");
+                return self.end(TaskResult::Success, HResult::S_OK, "");
             }
-            (TaskResult::Success, _) | (_, HResult::S_OK) => {
-                let text = "the guest says that everybody is logged off, but its own list of \
-                            sessions does not";
-                self.end(TaskResult::UnexpectedError, HResult::DISP_E_EXCEPTION, text);
+            (TaskResult::Success, HResult::S_OK) => {
+                "the guest says that everybody is logged off, but its own list of sessions does not"
             }
-            (result, error) => self.end(result, error, &done.text),
-        }
+            (TaskResult::Cancelled, _) if self.can_be_cancelled() => return self.cancelled(),
+            (TaskResult::Cancelled, _) => {
+                "the guest says that the work was cancelled, but nobody had asked for that in time"
+            }
+            (TaskResult::Success, _) => "the guest says that it succeeded and failed",
+            (_, error) if !error.is_failure() => "the guest says that it failed and succeeded",
+            (_, HResult::ERROR_NO_SUCH_LOGON_SESSION) if self.announced > 0 => {
+                "the guest says that nobody was logged on, but it had counted somebody"
+            }
+            (result, error) => return self.end(result, error, &done.text),
+        };
+        self.end(TaskResult::UnexpectedError, HResult::DISP_E_EXCEPTION, contradiction);
+    }
+
+    /// The guest has stopped before it had begun to act.
+    pub(super) fn cancelled(self) {
+        let text = "cancelled before anything was done";
+        self.end(TaskResult::Cancelled, HResult::ERROR_CANCELLED, text);
     }
 
     /// The guest has had its time: what has not ended remains.
@@ -250,7 +324,7 @@ impl Operation {
         let mut remaining = 0;
         for row in &mut self.report.sessions {
             if !has_ended(row) {
-                row.outcome = Some(Outcome::Remaining);
+                row.outcome.get_or_insert(Outcome::Remaining);
                 remaining += 1;
             }
         }
@@ -266,8 +340,9 @@ impl Operation {
         if let Stage::Asked { callers, .. } = &mut self.stage {
             refuse(std::mem::take(callers), &CallError::new(error, text));
         }
+        let report = Arc::new(self.report);
         for work in self.works.drain(..) {
-            work.report(self.report.clone());
+            work.report(Arc::clone(&report));
             work.finish(result, error, text);
         }
         // Last, since whoever has cancelled finds the task complete.

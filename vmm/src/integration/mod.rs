@@ -113,10 +113,13 @@ impl Integration {
         let _ = self.commands.send(Command::Name(name.to_owned()));
     }
 
-    /// The machine was paused, and goes on: the guest's silence meanwhile was none of its doing,
-    /// and its clock is behind. To be called before the state is running again.
-    pub fn resumed(&self) {
+    /// The machine was paused, and goes on with `run`, which makes its state running: the guest's
+    /// silence meanwhile was none of its doing, and its clock is behind.
+    pub fn resumed(&self, run: impl FnOnce()) {
         self.tell(Command::Resumed);
+        run();
+        // What the guest has time for is counted from now on. No thread, nothing to count.
+        let _ = self.commands.send(Command::Running);
     }
 
     /// The guest has powered the machine off: as [`machine_ended`](Self::machine_ended), but a
@@ -154,5 +157,7 @@ impl Drop for Integration {
 
 #[cfg(test)]
 mod services_tests;
+#[cfg(test)]
+mod test_peer;
 #[cfg(test)]
 mod tests;

@@ -34,8 +34,8 @@ const BACKLOG: usize = 64;
 pub(crate) enum Command {
     /// A caller wants everybody logged off.
     Logoff { options: LogoffOptions, reply: Caller },
-    /// A caller wants the operation cancelled.
-    Cancel { reply: Sender<Result<(), CallError>> },
+    /// A caller wants the logoff of this name cancelled.
+    Cancel { operation: Key, reply: Sender<Result<(), CallError>> },
     /// A caller wants the guest to shut down or restart.
     Power { request: PowerRequest, reply: Caller },
     /// A caller wants something of a service that one message answers.
@@ -44,8 +44,10 @@ pub(crate) enum Command {
     Name(String),
     /// The guest begins to boot.
     BootStarted(Sender<()>),
-    /// The machine stood still and goes on.
+    /// The machine stood still and is about to go on.
     Resumed(Sender<()>),
+    /// It goes on.
+    Running,
     /// The machine has ended; whether the guest has powered it off.
     MachineEnded { powered_off: bool, done: Sender<()> },
     /// The thread is to end.
@@ -135,7 +137,8 @@ impl Worker {
     /// When something is to be done although nothing happens.
     fn deadline(&self) -> Option<Instant> {
         let connections = self.connections.iter().filter_map(|c| self.silent_at(c));
-        let operation = self.operation.as_ref().and_then(Operation::deadline);
+        let paused = self.state.get() == VmState::Paused;
+        let operation = self.operation.as_ref().and_then(|operation| operation.deadline(paused));
         let services = [self.calls.deadline(), self.power_deadline(), self.clock_deadline()];
         connections.chain(operation).chain(services.into_iter().flatten()).min()
     }
@@ -153,7 +156,7 @@ impl Worker {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Logoff { options, reply } => self.logoff(options, reply),
-            Command::Cancel { reply } => self.cancel(reply),
+            Command::Cancel { operation, reply } => self.cancel(operation, reply),
             Command::Power { request, reply } => self.power(request, reply),
             Command::Ask { service, request, reply } => self.ask(service, request, reply),
             Command::Name(name) => self.name = name,
@@ -171,8 +174,8 @@ impl Worker {
                 self.clear(if powered_off { BootEnd::PowerOff } else { BootEnd::Off });
                 let _ = done.send(());
             }
-            // Handled by the loop.
-            Command::Stop => {}
+            // The loop does the rest.
+            Command::Running | Command::Stop => {}
         }
     }
 
@@ -206,6 +209,9 @@ impl Worker {
         }
         if let Some(heartbeats) = &mut self.status().heartbeats {
             *heartbeats = Heartbeats::new(now);
+        }
+        if let Some(operation) = &mut self.operation {
+            operation.resumed();
         }
         self.power_resumed();
         self.clock_resumed();

@@ -39,7 +39,7 @@ fn the_guest_is_told_the_time_with_the_reason_and_the_length_of_the_way() {
     let mut until = |wanted| while agent.time().1.reason != wanted {};
     until(ClockReason::Periodic);
     assert_eq!(host.guest().clock(), Some(report));
-    host.integration.resumed();
+    host.integration.resumed(|| ());
     until(ClockReason::Resume);
 }
 
@@ -86,8 +86,7 @@ fn a_paused_guest_is_not_silent_and_keeps_its_connection_and_its_time() {
     host.state.set(VmState::Paused);
     thread::sleep(Duration::from_millis(1_500));
     assert!(!task.info().is_complete);
-    host.integration.resumed();
-    host.state.set(VmState::Running);
+    host.integration.resumed(|| host.state.set(VmState::Running));
     assert_eq!(agent.time().1.reason, ClockReason::Resume);
     assert!(host.guest().agent().connected);
     assert_eq!(end(&task).0, Some(TaskResult::TimeOutError), "now its time runs");

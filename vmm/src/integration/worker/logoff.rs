@@ -5,6 +5,7 @@ use crate::error::CallError;
 use crate::integration::channel::Phase;
 use crate::integration::guest::{no_agent, not_running};
 use crate::integration::logoff::{Caller, Operation, Stage, refuse};
+use crate::state::VmState;
 use crossbeam_channel::{Sender, bounded};
 use protocol::HResult;
 use protocol::frame;
@@ -51,9 +52,11 @@ impl Worker {
     fn give_task(&mut self, caller: Caller) {
         let Some(operation) = &mut self.operation else { return };
         let commands = self.commands.clone();
+        let key = operation.key;
         let canceller = Box::new(move || {
             let (reply, answer) = bounded(1);
-            commands.send(Command::Cancel { reply }).map_err(|_| not_running())?;
+            let command = Command::Cancel { operation: key, reply };
+            commands.send(command).map_err(|_| not_running())?;
             answer.recv().unwrap_or_else(|_| Err(not_running()))
         });
         let (task, work) = self.tasks.start("log off all users", canceller);
@@ -62,9 +65,10 @@ impl Worker {
         let _ = caller.send(Ok(task));
     }
 
-    pub(super) fn cancel(&mut self, reply: Sender<Result<(), CallError>>) {
+    /// Cancels the operation of this name, if it is still there.
+    pub(super) fn cancel(&mut self, key: Key, reply: Sender<Result<(), CallError>>) {
         let refusal = |text: &str| Err(CallError::new(HResult::E_FAIL, text));
-        let outcome = match &mut self.operation {
+        let outcome = match self.operation.as_mut().filter(|operation| operation.key == key) {
             None => refusal("the task is complete already"),
             Some(Operation { stage: Stage::Committed { .. }, .. }) => {
                 refusal("the work has begun and cannot be taken back; it goes on")
@@ -73,7 +77,7 @@ impl Worker {
                 None => refusal("the agent's connection is lost, so nobody can be asked to stop"),
                 Some((number, id)) => {
                     let until = Instant::now() + self.timing.answer;
-                    operation.cancelling.push((until, reply));
+                    operation.cancel(until, reply);
                     self.send(number, &HostMessage::Cancel { id });
                     return;
                 }
@@ -101,7 +105,7 @@ impl Worker {
         };
         let Some(operation) = &mut self.operation else { return };
         let id = connection.request_id();
-        operation.request = Some((number, id));
+        operation.ask_again((number, id));
         let request = Request::Logoff(operation.to_request());
         let message = HostMessage::Request { id, request };
         if frame::encode(&message).is_err() {
@@ -122,8 +126,7 @@ impl Worker {
         if operation.request.is_none_or(|(on, _)| on != number) {
             return;
         }
-        operation.request = None;
-        for (_, answer) in operation.cancelling.drain(..) {
+        for answer in operation.lost() {
             let text = "the agent's connection was lost before it answered";
             let _ = answer.send(Err(CallError::new(HResult::E_FAIL, text)));
         }
@@ -139,48 +142,63 @@ impl Worker {
         let (number, id) = key;
         if self.abandoned == Some(key) {
             // Nobody waits for it any more.
-            if matches!(message, AgentMessage::Accepted { .. }) {
-                self.send(number, &HostMessage::Cancel { id });
+            match message {
+                AgentMessage::Accepted { .. } => self.send(number, &HostMessage::Cancel { id }),
+                AgentMessage::Done(_) | AgentMessage::Rejected { .. } => self.abandoned = None,
+                _ => {}
             }
         } else if self.operation.as_ref().is_some_and(|operation| operation.request == Some(key)) {
-            self.operate(message);
+            self.operate(key, message);
         } else {
             return false;
         }
         true
     }
 
+    /// Tells the guest to leave the request alone, if it has not committed it.
+    fn abandon(&mut self, (number, id): Key) {
+        self.abandoned = Some((number, id));
+        self.send(number, &HostMessage::Cancel { id });
+    }
+
     /// A message about the operation.
-    fn operate(&mut self, message: AgentMessage) {
+    fn operate(&mut self, key: Key, message: AgentMessage) {
         let Some(operation) = &mut self.operation else { return };
         let asked = matches!(operation.stage, Stage::Asked { .. });
         match message {
             AgentMessage::Accepted { backend, sessions, managers, .. } => {
                 match operation.accept(backend, sessions, managers) {
-                    Ok(callers) => callers.into_iter().for_each(|caller| self.give_task(caller)),
-                    Err(callers) => {
-                        let text = format!("the guest claims to have {sessions} sessions");
-                        let error = CallError::new(HResult::DISP_E_EXCEPTION, text);
-                        refuse(callers, &error);
-                        self.operation = None;
+                    Some(callers) => callers.into_iter().for_each(|caller| self.give_task(caller)),
+                    None => {
+                        let text = format!(
+                            "the guest claims to have {sessions} sessions and {managers} user \
+                             managers"
+                        );
+                        if let Some(operation) = self.operation.take() {
+                            let error = HResult::DISP_E_EXCEPTION;
+                            operation.end(TaskResult::UnexpectedError, error, &text);
+                        }
+                        self.abandon(key);
                     }
                 }
             }
-            AgentMessage::Rejected { error, text, .. } if error.is_failure() => {
+            AgentMessage::Rejected { error, text, .. } => {
+                // What is no failure cannot be why.
+                let error = if error.is_failure() { error } else { HResult::DISP_E_EXCEPTION };
                 if let Some(operation) = self.operation.take() {
                     operation.end(TaskResult::UnexpectedError, error, &text);
                 }
             }
             AgentMessage::Session { session, .. } if !asked => operation.session(session),
             AgentMessage::Progress(progress) if !asked => operation.progress(&progress),
-            AgentMessage::CancelAnswer { cancelled, .. } if !asked => {
-                if cancelled && matches!(operation.stage, Stage::Preparing) {
-                    if let Some(operation) = self.operation.take() {
-                        let text = "cancelled before anything was done";
-                        operation.end(TaskResult::Cancelled, HResult::ERROR_CANCELLED, text);
-                    }
-                    return;
+            AgentMessage::CancelAnswer { cancelled: true, .. } if operation.can_be_cancelled() => {
+                if let Some(operation) = self.operation.take() {
+                    operation.cancelled();
                 }
+                // The guest has yet to say that it is done.
+                self.abandoned = Some(key);
+            }
+            AgentMessage::CancelAnswer { .. } if operation.cancel_asked => {
                 for (_, answer) in operation.cancelling.drain(..) {
                     let text = "the work has begun and cannot be taken back; it goes on";
                     let _ = answer.send(Err(CallError::new(HResult::E_FAIL, text)));
@@ -197,6 +215,7 @@ impl Worker {
     }
 
     pub(super) fn expire_logoff(&mut self, now: Instant) {
+        let paused = self.state.get() == VmState::Paused;
         let Some(operation) = &mut self.operation else { return };
         if let Stage::Asked { deadline, callers } = &mut operation.stage {
             if *deadline <= now {
@@ -208,9 +227,8 @@ impl Worker {
                 refuse(callers, &CallError::new(HResult::VM_E_TIMED_OUT, text));
                 let request = operation.request;
                 self.operation = None;
-                self.abandoned = request;
-                if let Some((number, id)) = request {
-                    self.send(number, &HostMessage::Cancel { id });
+                if let Some(key) = request {
+                    self.abandon(key);
                 }
             }
             return;
@@ -225,10 +243,15 @@ impl Worker {
             let text = "the guest did not answer in time; the work goes on";
             let _ = answer.send(Err(CallError::new(HResult::E_FAIL, text)));
         }
-        if operation.is_overdue()
+        if operation.is_overdue(paused)
             && let Some(operation) = self.operation.take()
         {
+            let preparing = matches!(operation.stage, Stage::Preparing);
+            let request = operation.request.filter(|_| preparing);
             operation.time_out();
+            if let Some(key) = request {
+                self.abandon(key);
+            }
         }
     }
 }
