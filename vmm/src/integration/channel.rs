@@ -47,7 +47,7 @@ pub(super) enum Phase {
 pub(super) struct Connection {
     pub(super) number: u64,
     pub(super) phase: Phase,
-    /// When the agent was heard last, or the connection was made.
+    /// When the agent was heard last; before it is ready, when the connection was made.
     pub(super) heard: Instant,
     stream: UnixStream,
     next_request: u64,

@@ -2,6 +2,8 @@
 
 mod calls;
 mod cancelling;
+mod connections;
+mod hostile;
 mod losing;
 mod outcomes;
 
@@ -60,6 +62,16 @@ impl Host {
             omitted: 0,
         });
         asking.join().unwrap().unwrap();
+    }
+
+    /// The host still works for whoever connects next.
+    fn serves_the_next(&self) {
+        let mut agent = self.ready_agent();
+        self.settle(&mut agent);
+        let (id, task) = self.begin(&mut agent, 1);
+        agent.commit(id, 1);
+        agent.succeed(id, 1);
+        assert_eq!(end(&task), SUCCESS);
     }
 }
 

@@ -217,11 +217,15 @@ impl Worker {
         self.clock_resumed();
     }
 
-    /// A connection that says it is the agent's.
+    /// A connection that says it is the agent's. Where there are too many, the oldest that has not
+    /// shaken hands makes room: an agent does so at once, and there is only one that has.
     fn open(&mut self, stream: UnixStream) {
         if self.connections.len() >= MAX_CONNECTIONS {
-            tracing::warn!("too many connections to the integration channel; one refused");
-            return;
+            let strangers = self.connections.iter().filter(|c| !matches!(c.phase, Phase::Ready(_)));
+            if let Some(oldest) = strangers.map(|c| c.number).min() {
+                tracing::debug!("too many connections to the integration channel; one ended");
+                self.close(oldest);
+            }
         }
         let number = self.next_connection;
         self.next_connection += 1;
@@ -241,12 +245,14 @@ impl Worker {
                     self.status().dropped += 1;
                     return;
                 };
-                self.connections[at].heard = Instant::now();
                 match &self.connections[at].phase {
                     Phase::Ready(_) => {
-                        self.status().heard = Some(Instant::now());
+                        let now = Instant::now();
+                        self.connections[at].heard = now;
+                        self.status().heard = Some(now);
                         self.answer(number, *message);
                     }
+                    // Whatever it says, its time does not begin anew.
                     Phase::Greeting | Phase::Proving(_) => self.shake_hands(at, *message),
                 }
             }
@@ -266,6 +272,7 @@ impl Worker {
             (Phase::Proving(hello), AgentMessage::Pong { seq: PROOF }) => {
                 let hello = hello.clone();
                 connection.phase = Phase::Ready(hello.clone());
+                connection.heard = Instant::now();
                 self.welcome(number, hello);
             }
             (Phase::Proving(_), AgentMessage::Heartbeat | AgentMessage::Unknown) => {}
