@@ -81,10 +81,11 @@ impl Control {
         *self.lock() = State::Over;
     }
 
-    /// Whether it has: the host may have heard the last word and ask for more.
+    /// Whether it has: the host may have heard the last word, or that it is cancelled, and ask for
+    /// more.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        *self.lock() == State::Over
+        matches!(*self.lock(), State::Over | State::Cancelled)
     }
 
     /// Passes the point of no return, or says why there is none to pass.
@@ -140,7 +141,9 @@ mod tests {
         assert!(control.stop().is_none());
 
         let control = Control::new(false).unwrap();
+        assert!(!control.is_over());
         assert!(control.cancel(|cancelled| cancelled));
+        assert!(control.is_over(), "the next one may begin");
         assert!(matches!(control.commit(), Err(Stop::Cancelled)));
         assert!(!control.cancel(|cancelled| cancelled), "only once");
 

@@ -1,4 +1,4 @@
-//! The logoff and the channel beneath it, against scripted agents.
+//! The logoff and the channel beneath it, against scripted agents and the real one.
 
 mod calls;
 mod cancelling;
@@ -6,6 +6,7 @@ mod connections;
 mod hostile;
 mod losing;
 mod outcomes;
+mod real;
 
 use super::test_peer::{Agent, Host, PATIENCE, SUCCESS, call, code, end, hello};
 use super::worker::Command;
