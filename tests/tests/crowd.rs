@@ -1,0 +1,99 @@
+//! A machine's process and a thousand clients: what they cost, and whether anybody waits for them.
+
+use std::fs;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+use tests::micro::{SPIN, elf};
+use vmm::control::client::{Client, Events};
+use vmm::events::Notice;
+use vmm::runtime::Runtime;
+use vmm::state::VmState;
+
+/// A bound against hanging.
+const LIMIT: Duration = Duration::from_secs(60);
+const IDLE: usize = 1_000;
+const LISTENING: usize = 100;
+
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Ended already is as good.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// `field` of the process's status, in KiB.
+fn status(process: &Process, field: &str) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{}/status", process.0.id())).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+    line.trim_start_matches(':').trim().split(' ').next().unwrap().parse().unwrap()
+}
+
+fn connect(runtime: &Runtime) -> Client {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        match Client::connect(runtime, "crowded") {
+            Ok(client) => return client,
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_thousand_idle_clients_cost_little_and_slow_down_nobody() {
+    let limits = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let wanted = rustix::process::Rlimit { current: limits.maximum, ..limits };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, wanted).unwrap();
+
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = folder.path().join("kernel");
+    fs::write(&kernel, elf(SPIN)).unwrap();
+    let runtime = Runtime::at(folder.path().join("run"));
+    let process = Command::new(env!("CARGO_BIN_EXE_vmm"))
+        .args(["run", "crowded", "--memory", "32M", "--console", "none", "--kernel"])
+        .arg(&kernel)
+        .env("VMM_RUNTIME_DIR", folder.path().join("run"))
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    let process = Process(process);
+    let deadline = Instant::now() + LIMIT;
+    while connect(&runtime).machine().unwrap().state != VmState::Running {
+        assert!(Instant::now() < deadline, "the machine never runs");
+    }
+    let (memory, threads) = (status(&process, "RssAnon"), status(&process, "Threads"));
+
+    let idle: Vec<Client> = (0..IDLE).map(|_| connect(&runtime)).collect();
+    let mut listening: Vec<Events> =
+        (0..LISTENING).map(|_| connect(&runtime).events().unwrap()).collect();
+    let mut asking = connect(&runtime);
+    let mut slowest = Duration::ZERO;
+    for _ in 0..500 {
+        let begun = Instant::now();
+        asking.machine().unwrap();
+        slowest = slowest.max(begun.elapsed());
+    }
+    asking.act(vmm::control::wire::Request::Pause).unwrap();
+    for events in &mut listening {
+        let notice = events.next(Some(LIMIT)).unwrap();
+        let Some(Notice::Event(event)) = notice else { panic!("{notice:?}") };
+        assert_eq!(event.number, 1);
+    }
+    let more = status(&process, "RssAnon");
+    eprintln!(
+        "{} clients: {memory} KiB of anonymous memory became {more} KiB, the slowest of 500 answers \
+         took {slowest:?}",
+        IDLE + LISTENING
+    );
+    assert!(more < 10 * 1024, "{more} KiB");
+    // The thread that paused the machine may still be about to end.
+    while status(&process, "Threads") > threads {
+        assert!(Instant::now() < deadline, "clients have threads");
+    }
+    assert!(slowest < LIMIT);
+    drop(idle);
+}
