@@ -1,6 +1,7 @@
 //! A machine that other processes can find and control: itself, its place, its control socket.
 
-use crate::config::MachineConfig;
+use crate::catalog::{Catalog, CatalogError};
+use crate::config::{Console, MachineConfig};
 use crate::control::access::Access;
 use crate::control::server::Server;
 use crate::error::{CallError, chain};
@@ -14,6 +15,12 @@ use std::sync::Arc;
 
 impl From<RuntimeError> for CallError {
     fn from(error: RuntimeError) -> Self {
+        Self::new(error.code(), chain(&error))
+    }
+}
+
+impl From<CatalogError> for CallError {
+    fn from(error: CatalogError) -> Self {
         Self::new(error.code(), chain(&error))
     }
 }
@@ -40,9 +47,50 @@ impl Host {
         config: MachineConfig,
         access: Access,
     ) -> Result<Self, CallError> {
-        let place = runtime.claim(&config.name)?;
-        let ids = runtime.task_ids();
-        let vm = Arc::new(Vm::with_tasks(config, Some(&place.vsock()), Tasks::numbered(ids))?);
+        Self::at(runtime.claim(&config.name)?, runtime, config, access)
+    }
+
+    /// The machine `name` of `catalog`, which is turned off, as its definition has it. Where that
+    /// names no file for the console, people can [attach](crate::console::hub) to it.
+    ///
+    /// # Errors
+    /// There is no such machine, its definition has a fault, or as for [`new`](Self::new).
+    pub fn registered(catalog: &Catalog, name: &str) -> Result<Self, CallError> {
+        Self::registered_with(catalog, name, Console::Attach)
+    }
+
+    /// As [`registered`](Self::registered), with this console where the definition names no file.
+    ///
+    /// # Errors
+    /// As [`registered`](Self::registered).
+    pub fn registered_with(
+        catalog: &Catalog,
+        name: &str,
+        console: Console,
+    ) -> Result<Self, CallError> {
+        let machine = catalog.get(name)?;
+        // From here on the definition stays what it is.
+        let place = catalog.runtime().claim(&machine.name)?;
+        let definition = machine.load()?;
+        definition.check_files(&machine.path).map_err(CatalogError::from)?;
+        let mut config = definition.config(machine.directory());
+        if config.console == Console::None {
+            config.console = console;
+        }
+        let access = Access::of_list(&definition.access);
+        let host = Self::at(place, catalog.runtime(), config, access)?;
+        host.vm.guest_os().set_host_time_sync(definition.integration.host_time_sync);
+        Ok(host)
+    }
+
+    fn at(
+        place: Place,
+        runtime: &Runtime,
+        config: MachineConfig,
+        access: Access,
+    ) -> Result<Self, CallError> {
+        let tasks = Tasks::numbered(runtime.task_ids());
+        let vm = Arc::new(Vm::with_tasks(config, Some(&place.vsock()), tasks)?);
         let failed = |error: io::Error| {
             let text = format!("cannot serve {}: {error}", place.control().display());
             CallError::new(HResult::DISP_E_EXCEPTION, text)

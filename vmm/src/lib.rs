@@ -53,6 +53,7 @@ pub mod state;
 pub mod task;
 pub mod vcpu;
 pub mod virtio;
+pub mod virtual_pc;
 pub mod vm;
 pub mod vsock;
 pub mod x86;
@@ -62,6 +63,7 @@ pub use integration::guest::GuestOs;
 pub use protocol::HResult;
 pub use protocol::task::{LogoffOptions, LogoffReport, TaskInfo, TaskResult};
 pub use task::Task;
+pub use virtual_pc::{VirtualMachine, VirtualPc};
 pub use vm::Vm;
 
 /// The examples of the README, which are to compile.

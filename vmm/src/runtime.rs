@@ -86,6 +86,8 @@ impl RuntimeError {
 #[derive(Clone, Debug)]
 pub struct Runtime {
     base: PathBuf,
+    /// Where root's machines are, if that is elsewhere.
+    system: Option<PathBuf>,
 }
 
 impl Runtime {
@@ -95,14 +97,18 @@ impl Runtime {
     pub fn of_user() -> Self {
         let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
         let xdg = || absolute("XDG_RUNTIME_DIR").filter(|_| !rustix::process::geteuid().is_root());
-        let base = absolute("VMM_RUNTIME_DIR").or_else(|| Some(xdg()?.join("vmm")));
-        Self { base: base.unwrap_or_else(|| PathBuf::from("/run/vmm")) }
+        let system = PathBuf::from("/run/vmm");
+        match (absolute("VMM_RUNTIME_DIR"), xdg()) {
+            (Some(base), _) => Self::at(base),
+            (None, Some(xdg)) => Self { base: xdg.join("vmm"), system: Some(system) },
+            (None, None) => Self::at(system),
+        }
     }
 
     /// The one at `base`.
     #[must_use]
     pub fn at(base: impl Into<PathBuf>) -> Self {
-        Self { base: base.into() }
+        Self { base: base.into(), system: None }
     }
 
     fn directory(&self, name: &str) -> PathBuf {
@@ -181,6 +187,16 @@ impl Runtime {
     #[must_use]
     pub fn control(&self, name: &str) -> PathBuf {
         self.directory(name).join("control.sock")
+    }
+
+    /// Where the control socket of a machine `name` may be whose owner lets others in. Its directory
+    /// cannot be looked into.
+    pub(crate) fn others(&self, name: &str) -> Vec<PathBuf> {
+        if check_name(name).is_err() {
+            return Vec::new();
+        }
+        let bases = std::iter::once(&self.base).chain(&self.system);
+        bases.map(|base| base.join(name.to_lowercase()).join("control.sock")).collect()
     }
 
     /// The names of all machines that are alive and can be seen.

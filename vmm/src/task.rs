@@ -28,6 +28,23 @@ pub const MAX_WAIT_MS: i32 = 4_000_000;
 /// A time-out of [`Task::wait_for_completion`] that never ends.
 pub const WAIT_FOR_EVER: i32 = -1;
 
+/// The time-out of a wait, none for one that never ends.
+///
+/// # Errors
+/// `E_INVALIDARG` for one that the API does not have.
+pub(crate) fn check_wait(milliseconds: i32) -> Result<Option<Duration>, CallError> {
+    match milliseconds {
+        WAIT_FOR_EVER => Ok(None),
+        0..=MAX_WAIT_MS => Ok(Some(Duration::from_millis(milliseconds.unsigned_abs().into()))),
+        _ => {
+            let text = format!(
+                "a wait of {milliseconds} ms: it must be {WAIT_FOR_EVER}, or 0 to {MAX_WAIT_MS}"
+            );
+            Err(CallError::new(HResult::E_INVALIDARG, text))
+        }
+    }
+}
+
 /// Asks whoever does the work to stop before it has begun to act; once this has succeeded, the
 /// task is complete and was cancelled.
 pub(crate) type Canceller = Box<dyn Fn() -> Result<(), CallError> + Send + Sync>;
@@ -216,17 +233,7 @@ impl Task {
     /// # Errors
     /// `E_INVALIDARG` for any other time-out.
     pub fn wait_for_completion(&self, milliseconds: i32) -> Result<(), CallError> {
-        let timeout = match milliseconds {
-            WAIT_FOR_EVER => None,
-            0..=MAX_WAIT_MS => Some(Duration::from_millis(milliseconds.unsigned_abs().into())),
-            _ => {
-                let text = format!(
-                    "a wait of {milliseconds} ms: it must be {WAIT_FOR_EVER}, or 0 to {MAX_WAIT_MS}"
-                );
-                return Err(CallError::new(HResult::E_INVALIDARG, text));
-            }
-        };
-        self.wait(timeout);
+        self.wait(check_wait(milliseconds)?);
         Ok(())
     }
 

@@ -32,7 +32,12 @@ impl Client {
     /// `VM_E_VM_UNKNOWN` if there is no such machine, or it is not this user's;
     /// `VM_E_VM_NOT_RUNNING` if it is just starting or ending.
     pub fn connect(runtime: &Runtime, name: &str) -> Result<Self, CallError> {
-        let name = runtime.find(name).ok_or_else(|| unknown(name))?;
+        let Some(name) = runtime.find(name) else {
+            // Whether another user's machine is alive can be seen only by connecting.
+            let others = runtime.others(name);
+            let stream = others.into_iter().find_map(|path| UnixStream::connect(path).ok());
+            return Self::over(stream.ok_or_else(|| unknown(name))?, name.to_owned());
+        };
         let stream = UnixStream::connect(runtime.control(&name)).map_err(|error| {
             if error.kind() == io::ErrorKind::PermissionDenied {
                 return unknown(&name);
@@ -40,6 +45,10 @@ impl Client {
             let text = format!("{name} is just starting or ending ({error}); try again");
             CallError::new(HResult::VM_E_VM_NOT_RUNNING, text)
         })?;
+        Self::over(stream, name)
+    }
+
+    fn over(stream: UnixStream, name: String) -> Result<Self, CallError> {
         let limited = stream.set_read_timeout(Some(PATIENCE));
         limited.map_err(|error| CallError::new(HResult::DISP_E_EXCEPTION, error.to_string()))?;
         Ok(Self { stream, decoder: Decoder::default(), name })

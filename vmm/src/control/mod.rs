@@ -4,6 +4,7 @@
 //! [`client`] the other, which the command line and host tools share.
 
 pub mod access;
+mod accounts;
 pub mod client;
 mod conversation;
 mod serve;
