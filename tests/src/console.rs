@@ -63,7 +63,7 @@ impl Console {
     /// Runs `command` in the maintenance shell and gives what it printed, without the last newline.
     ///
     /// # Panics
-    /// It does not end within a minute, or the console is gone.
+    /// It does not end within two minutes, or the console is gone.
     pub fn run(&mut self, command: &str) -> String {
         self.commands += 1;
         let number = self.commands;
@@ -92,7 +92,7 @@ impl Console {
 }
 
 /// The longest a command of the maintenance shell may take; only a bound against hanging.
-const COMMAND_LIMIT: Duration = Duration::from_secs(60);
+const COMMAND_LIMIT: Duration = Duration::from_secs(120);
 
 fn collect(mut from: ChildStdout, to: &(Mutex<Output>, Condvar), echo: bool) {
     let mut bytes = [0; 4096];

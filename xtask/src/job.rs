@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// What is to be done.
@@ -22,12 +23,24 @@ pub(crate) struct Job {
     pub(crate) command: Vec<String>,
     /// How long it may take in the lab.
     pub(crate) limit: Duration,
+    /// What it prints in the lab.
+    pub(crate) printed: Printed,
 }
+
+/// What a command prints, while it does and afterwards.
+pub(crate) type Printed = Arc<Mutex<Vec<u8>>>;
 
 impl Job {
     /// Nothing yet.
     pub(crate) fn new(path: Path, limit: Duration) -> Self {
-        Self { path, files: Vec::new(), environment: Vec::new(), command: Vec::new(), limit }
+        Self {
+            path,
+            files: Vec::new(),
+            environment: Vec::new(),
+            command: Vec::new(),
+            limit,
+            printed: Printed::default(),
+        }
     }
 
     /// Lets it find `vmm` and the guests where the tests look for them, and `vmm` also by its name.
@@ -56,6 +69,12 @@ impl Job {
         let place = format!("/bin/{name}");
         self.files.push((program, place.clone()));
         Ok(place)
+    }
+
+    /// What it has printed in the lab.
+    pub(crate) fn heard(&self) -> String {
+        let printed = self.printed.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&printed).into_owned()
     }
 
     /// Does it, and gives its exit code.

@@ -73,7 +73,8 @@ pub(crate) fn run(job: &Job) -> Outcome {
     let folder = tempfile::tempdir()?;
     let initrd = folder.path().join("initrd");
     fs::write(&initrd, archive(job, &kernel)?)?;
-    let attempt = || Lab::start(folder.path(), &vmlinux, &initrd)?.follow(job.limit);
+    let start = || Lab::start(folder.path(), &vmlinux, &initrd, &job.printed);
+    let attempt = || start()?.follow(job.limit);
     if let Some(code) = attempt()? {
         return Ok(code);
     }

@@ -1,26 +1,25 @@
 //! `cargo xtask test`: the workspace's tests, then those that boot stock kernels.
 
-use crate::build::{self, root};
+use crate::build::{self, Programs, root};
+use crate::guest::Guests;
 use crate::job::Job;
-use crate::run::{cargo, run, say};
+use crate::path::Path;
+use crate::run::{cargo, output, run, say};
 use crate::tools::{self, CC, IASL};
 use crate::{Outcome, guest, path};
+use anyhow::{Result, bail};
+use std::process::Command;
 use std::time::Duration;
 
 /// The test programs that boot stock kernels.
 pub(crate) const BOOTING: [&str; 3] = ["lab_boot", "lab_logoff", "lab_services"];
 /// How long they may take together.
-const LIMIT: Duration = Duration::from_secs(1800);
-/// Boots at the same time: each keeps a processor or two busy, and the lab has two.
+const LIMIT: Duration = Duration::from_secs(1500);
+/// Boots at the same time: one may work while the other waits.
 const THREADS: &str = "2";
-/// Runs its arguments one after the other, with what is in `OPTIONS`, to the last even if one fails,
-/// and ends as the first that failed.
-const EACH: &str = r#"code=0
-for program in "$@"; do
-    echo "=== $program"
-    "$program" $OPTIONS || { last=$?; [ $code != 0 ] || code=$last; }
-done
-exit $code"#;
+/// Labs that a test may be tried in: the [emulator](crate::emulator) is not to be trusted. A host
+/// whose own KVM runs stock kernels is, so there every test has one try.
+const LABS: usize = 3;
 
 /// Which tests.
 #[derive(clap::Args, Default)]
@@ -40,15 +39,108 @@ pub(crate) fn test(args: &Args) -> Outcome {
     let booting = build::tests(&BOOTING)?;
     let path = path::probe(&programs)?;
     let guests = guest::make(&programs, &[])?;
-    let mut job = Job::new(path, LIMIT);
-    job.give_machines(&programs, &guests)?;
-    let options = ["--test-threads", THREADS].into_iter().chain(args.only.as_deref());
-    job.environment.push(("OPTIONS".into(), options.collect::<Vec<_>>().join(" ")));
-    job.command = ["sh", "-c", EACH, "each"].map(str::to_owned).into();
-    for name in BOOTING {
-        let program = job.give_program(&booting, name)?;
-        job.command.push(program);
+    let mut pending = all(&booting, args.only.as_deref().unwrap_or_default())?;
+    say(&format!("{} tests that boot stock kernels ({})", pending.len(), path.name()));
+    if path == Path::Native {
+        return job(path, &programs, &booting, &guests, &pending)?.run();
     }
-    say(&format!("{} ({})", BOOTING.join(", "), path.name()));
-    job.run()
+    let mut again = Vec::new();
+    for _ in 0..LABS {
+        let job = job(path, &programs, &booting, &guests, &pending)?;
+        match job.run() {
+            Ok(code) => say(&format!("the tests in the lab ended with {code}")),
+            // The next one may do better.
+            Err(error) => say(&format!("{error:#}")),
+        }
+        let passed = passed(&job.heard());
+        pending.retain(|test| !passed.contains(&test.name));
+        if pending.is_empty() {
+            if !again.is_empty() {
+                say(&format!("passed in another lab than the first: {}", names(&again)));
+            }
+            return Ok(0);
+        }
+        say(&format!("not passed in this lab: {}", names(&pending)));
+        again.clone_from(&pending);
+    }
+    bail!("failed in each of {LABS} labs: {}", names(&pending))
+}
+
+/// A test that boots a stock kernel.
+#[derive(Clone)]
+struct Test {
+    program: &'static str,
+    name: String,
+}
+
+fn names(tests: &[Test]) -> String {
+    tests.iter().map(|test| test.name.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+/// The tests of `booting` with `filter` in their name, as the programs list them.
+fn all(booting: &Programs, filter: &str) -> Result<Vec<Test>> {
+    let mut tests = Vec::new();
+    for program in BOOTING {
+        let mut list = Command::new(build::take(booting, program)?);
+        let listed = output(list.args(["--list", "--format", "terse"]))?;
+        let named = listed.lines().filter_map(|line| line.strip_suffix(": test"));
+        let wanted = named.filter(|name| name.contains(filter));
+        tests.extend(wanted.map(|name| Test { program, name: name.to_owned() }));
+    }
+    if tests.is_empty() {
+        bail!("no test that boots a stock kernel has {filter:?} in its name");
+    }
+    Ok(tests)
+}
+
+/// What runs `tests`, all of them even if one fails, and ends as the last that failed.
+fn job(
+    path: Path,
+    programs: &Programs,
+    booting: &Programs,
+    guests: &Guests,
+    tests: &[Test],
+) -> Result<Job> {
+    let mut job = Job::new(path, LIMIT);
+    job.give_machines(programs, guests)?;
+    let mut script = String::from("code=0\n");
+    for name in BOOTING {
+        let wanted: Vec<&str> = tests
+            .iter()
+            .filter(|test| test.program == name)
+            .map(|test| test.name.as_str())
+            .collect();
+        if wanted.is_empty() {
+            continue;
+        }
+        // Names of functions are words to a shell, and of programs here, too.
+        let program = job.give_program(booting, name)?;
+        let wanted = wanted.join(" ");
+        script += &format!(
+            "echo '=== {name}'\n\
+             \"{program}\" --test-threads {THREADS} --exact {wanted} || code=$?\n"
+        );
+    }
+    script += "exit $code\n";
+    job.command = vec!["sh".into(), "-c".into(), script];
+    Ok(job)
+}
+
+/// The tests that `output` says have passed.
+fn passed(output: &str) -> Vec<String> {
+    let named = output.lines().filter_map(|line| line.trim_end().strip_prefix("test "));
+    named.filter_map(|line| line.strip_suffix(" ... ok")).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::passed;
+
+    #[test]
+    fn only_what_is_said_to_be_ok_has_passed() {
+        let output = "running 4 tests\r\ntest one ... ok\r\ntest two ... FAILED\r\n\
+                      test three has been running for over 60 seconds\ntest three ... ok\n\
+                      test four ... o";
+        assert_eq!(passed(output), ["one", "three"]);
+    }
 }
