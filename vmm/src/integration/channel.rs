@@ -16,6 +16,8 @@ use protocol::text::steers;
 use std::io::{self, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -50,23 +52,39 @@ pub(super) struct Connection {
     /// When the agent was heard last; before it is ready, when the connection was made.
     pub(super) heard: Instant,
     stream: UnixStream,
+    /// Tells the reader thread that nobody listens any more.
+    ended: Arc<AtomicBool>,
     next_request: u64,
     next_ping: u64,
 }
 
 impl Connection {
-    /// Begins to read from `stream`.
-    pub(super) fn open(number: u64, stream: UnixStream, events: Sender<Event>) -> io::Result<Self> {
+    /// Begins to read from `stream`; the reader thread holds `held` until it ends.
+    pub(super) fn open(
+        number: u64,
+        stream: UnixStream,
+        events: Sender<Event>,
+        held: impl Send + 'static,
+    ) -> io::Result<Self> {
         stream.set_nonblocking(false)?;
         stream.set_write_timeout(Some(WRITE_LIMIT))?;
         let reader = stream.try_clone()?;
-        thread::Builder::new().name("agent".into()).spawn(move || read(number, reader, &events))?;
+        let ended = Arc::new(AtomicBool::new(false));
+        let listens = {
+            let ended = ended.clone();
+            move || !ended.load(Ordering::Acquire)
+        };
+        thread::Builder::new().name("agent".into()).spawn(move || {
+            let _held = held;
+            read(number, reader, &events, listens);
+        })?;
         let heard = Instant::now();
         Ok(Self {
             number,
             phase: Phase::Greeting,
             heard,
             stream,
+            ended,
             next_request: 1,
             next_ping: PROOF + 1,
         })
@@ -100,7 +118,10 @@ impl Connection {
     }
 
     /// Takes the hello, and answers it.
-    pub(super) fn greet(&mut self, hello: Hello) -> bool {
+    ///
+    /// # Errors
+    /// Why the agent is refused, if it is.
+    pub(super) fn greet(&mut self, hello: Hello) -> Result<(), String> {
         let Some(protocol) = protocol::PROTOCOL.common(hello.protocols) else {
             let text = format!(
                 "this monitor speaks versions {} to {} of the protocol, the agent {} to {}",
@@ -109,15 +130,15 @@ impl Connection {
                 hello.protocols.min,
                 hello.protocols.max
             );
-            tracing::warn!(version = hello.agent_version, "agent refused: {text}");
             // It ends in any case.
-            let _ = self.send(&HostMessage::Refuse(Refuse { text }));
-            return false;
+            let _ = self.send(&HostMessage::Refuse(Refuse { text: text.clone() }));
+            return Err(format!("agent {} refused: {text}", hello.agent_version));
         };
         let host_version = env!("CARGO_PKG_VERSION").to_owned();
         self.phase = Phase::Proving(hello);
-        self.send(&HostMessage::Welcome(Welcome { protocol, host_version }))
-            && self.send(&HostMessage::Ping { seq: PROOF })
+        let sent = self.send(&HostMessage::Welcome(Welcome { protocol, host_version }))
+            && self.send(&HostMessage::Ping { seq: PROOF });
+        if sent { Ok(()) } else { Err("an agent said hello and listens to no answer".into()) }
     }
 }
 
@@ -126,23 +147,26 @@ pub(super) const PROOF: u64 = 1;
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        // What the guest has sent meanwhile is not read any more.
+        self.ended.store(true, Ordering::Release);
         // The reader thread sees the end. Closed already is as good.
         let _ = self.stream.shutdown(Shutdown::Both);
     }
 }
 
-/// Reads until the stream ends or nobody listens.
-fn read(number: u64, mut stream: UnixStream, events: &Sender<Event>) {
+/// Reads until the stream ends or nobody `listens`.
+fn read(number: u64, mut stream: UnixStream, events: &Sender<Event>, listens: impl Fn() -> bool) {
     let mut decoder = Decoder::default();
-    loop {
+    while listens() {
         let event = match decoder.read::<AgentMessage>(&mut stream) {
             Ok(Some(message)) => Event::Message(number, Box::new(clean(message))),
             Err(FrameError::Json(_)) => Event::Garbage,
-            Ok(None) | Err(_) => {
-                // Nobody listening is as good.
+            Ok(None) | Err(_) if listens() => {
+                // Nobody listening any more is as good.
                 let _ = events.send(Event::Closed(number));
                 return;
             }
+            Ok(None) | Err(_) => return,
         };
         if events.send(event).is_err() {
             return;

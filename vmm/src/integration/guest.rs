@@ -34,6 +34,8 @@ pub(crate) struct Status {
     pub(crate) clock: Option<ClockReport>,
     /// Messages that nobody had asked for.
     pub(crate) dropped: u64,
+    /// How often the machine has ended.
+    pub(crate) ends: u64,
 }
 
 impl Status {
@@ -81,10 +83,13 @@ impl StatusCell {
         self.changed.notify_all();
     }
 
-    /// Waits until an agent is connected or the time is over, and says whether one is.
+    /// Waits until an agent is connected, the machine has ended or the time is over, and says
+    /// whether one is.
     fn wait_for_agent(&self, timeout: Duration) -> bool {
-        let waits = |status: &mut Status| status.connected.is_none();
-        let waited = self.changed.wait_timeout_while(self.get(), timeout, waits);
+        let status = self.get();
+        let ends = status.ends;
+        let waits = |status: &mut Status| status.connected.is_none() && status.ends == ends;
+        let waited = self.changed.wait_timeout_while(status, timeout, waits);
         waited.unwrap_or_else(PoisonError::into_inner).0.connected.is_some()
     }
 }
@@ -178,7 +183,8 @@ impl GuestOs {
         }
     }
 
-    /// Waits until an agent is connected or the time is over, and says whether one is.
+    /// Waits until an agent is connected, the machine has ended or the time is over, and says
+    /// whether one is.
     #[must_use = "without an agent nothing can be asked of the guest"]
     pub fn wait_for_agent(&self, timeout: Duration) -> bool {
         self.status.wait_for_agent(timeout)

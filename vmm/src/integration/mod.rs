@@ -156,6 +156,8 @@ impl Drop for Integration {
 }
 
 #[cfg(test)]
+mod manners_tests;
+#[cfg(test)]
 mod services_tests;
 #[cfg(test)]
 mod test_peer;

@@ -27,8 +27,15 @@ pub(super) use calls::{Calls, Key, Reply};
 
 /// Connections at once: the agent's, one that replaces it, and some that only seem to be it.
 const MAX_CONNECTIONS: usize = 4;
+/// Threads at once that read from connections: those of connections that have ended here live until
+/// they have delivered the message that they hold. When there are so many, nobody is let in.
+const MAX_READERS: usize = 32;
+/// How long nobody is let in before it is looked whether there is room again.
+const PAUSE: Duration = Duration::from_millis(10);
 /// Messages that reader threads may be ahead.
 const BACKLOG: usize = 64;
+/// How long nothing more is logged of what the guest could do over and over.
+const QUIET: Duration = Duration::from_secs(60);
 
 /// What the thread can be told.
 pub(crate) enum Command {
@@ -54,6 +61,13 @@ pub(crate) enum Command {
     Stop,
 }
 
+impl Command {
+    /// Whether nothing of an earlier boot is to be left after this.
+    fn ends_boot(&self) -> bool {
+        matches!(self, Self::BootStarted(_) | Self::MachineEnded { .. })
+    }
+}
+
 /// What lives on the thread.
 pub(super) struct Worker {
     pub(super) state: StateCell,
@@ -69,9 +83,15 @@ pub(super) struct Worker {
     commands: Sender<Command>,
     events: (Sender<Event>, Receiver<Event>),
     next_connection: u64,
+    /// A clone is held by every thread that reads from a connection.
+    readers: Arc<()>,
+    /// When the guest's misbehaviour was logged last.
+    complained: Option<Instant>,
     calls: Calls,
     /// The logoff that is under way.
     operation: Option<Operation>,
+    /// Tasks that have been given for it.
+    followers: usize,
     /// A logoff that was given up before the guest accepted it.
     abandoned: Option<Key>,
 }
@@ -93,11 +113,14 @@ impl Worker {
             events: bounded(BACKLOG),
             connections: Vec::new(),
             next_connection: 1,
+            readers: Arc::default(),
+            complained: None,
             name: String::new(),
             powers: Vec::new(),
             clock: Clock::default(),
             calls: Calls::default(),
             operation: None,
+            followers: 0,
             abandoned: None,
         }
     }
@@ -106,16 +129,26 @@ impl Worker {
         let events = self.events.1.clone();
         let mut incoming = incoming.clone();
         loop {
-            let timer = match self.deadline() {
+            // One reference is the thread's own.
+            let crowded = Arc::strong_count(&self.readers) > MAX_READERS;
+            let look_again = crowded.then(|| Instant::now() + PAUSE);
+            let timer = match self.deadline().into_iter().chain(look_again).min() {
                 Some(deadline) => after(deadline.saturating_duration_since(Instant::now())),
                 None => never(),
             };
+            let arriving = if crowded { never() } else { incoming.clone() };
             select! {
                 recv(commands) -> command => match command {
                     Ok(Command::Stop) | Err(_) => return,
-                    Ok(command) => self.obey(command),
+                    Ok(command) => {
+                        if command.ends_boot() {
+                            // Made by the former boot, and not taken before it ended.
+                            while incoming.try_recv().is_ok() {}
+                        }
+                        self.obey(command);
+                    }
                 },
-                recv(incoming) -> stream => match stream {
+                recv(arriving) -> stream => match stream {
                     Ok(stream) => self.open(stream),
                     // The machine will bring no more.
                     Err(_) => incoming = never(),
@@ -172,6 +205,8 @@ impl Worker {
             }
             Command::MachineEnded { powered_off, done } => {
                 self.clear(if powered_off { BootEnd::PowerOff } else { BootEnd::Off });
+                self.status().ends += 1;
+                self.status.notify();
                 let _ = done.send(());
             }
             // The loop does the rest.
@@ -197,8 +232,8 @@ impl Worker {
         }
         self.powers.drain(..).for_each(|operation| operation.boot_ended(how));
         self.calls.clear(&CallError::new(error, text));
-        let dropped = self.status().dropped;
-        *self.status() = Status { dropped, ..Status::default() };
+        let mut status = self.status();
+        *status = Status { dropped: status.dropped, ends: status.ends, ..Status::default() };
     }
 
     /// Counts all time that belongs to the guest from now on.
@@ -217,6 +252,14 @@ impl Worker {
         self.clock_resumed();
     }
 
+    /// Logs what the guest has done wrong, unless it has just been said of something else.
+    fn complain(&mut self, text: &str) {
+        if self.complained.is_none_or(|last| last.elapsed() >= QUIET) {
+            self.complained = Some(Instant::now());
+            tracing::warn!("{text}; no more such messages for {} s", QUIET.as_secs());
+        }
+    }
+
     /// A connection that says it is the agent's. Where there are too many, the oldest that has not
     /// shaken hands makes room: an agent does so at once, and there is only one that has.
     fn open(&mut self, stream: UnixStream) {
@@ -229,9 +272,10 @@ impl Worker {
         }
         let number = self.next_connection;
         self.next_connection += 1;
-        match Connection::open(number, stream, self.events.0.clone()) {
+        let (events, reader) = (self.events.0.clone(), self.readers.clone());
+        match Connection::open(number, stream, events, reader) {
             Ok(connection) => self.connections.push(connection),
-            Err(error) => tracing::warn!(%error, "connection of the agent not served"),
+            Err(error) => self.complain(&format!("connection of the agent not served: {error}")),
         }
     }
 
@@ -265,7 +309,8 @@ impl Worker {
         let number = connection.number;
         match (&connection.phase, message) {
             (Phase::Greeting, AgentMessage::Hello(hello)) => {
-                if !connection.greet(hello) {
+                if let Err(why) = connection.greet(hello) {
+                    self.complain(&why);
                     self.close(number);
                 }
             }
@@ -432,7 +477,7 @@ impl Worker {
             .map(|c| c.number)
             .collect();
         for number in silent {
-            tracing::warn!("the agent has fallen silent; its connection is ended");
+            self.complain("the agent has fallen silent; its connection is ended");
             self.close(number);
         }
         self.calls.expire(now);

@@ -14,6 +14,9 @@ use protocol::message::{AgentMessage, HostMessage, Request};
 use protocol::task::{LogoffOptions, TaskResult};
 use std::time::Instant;
 
+/// Tasks that one logoff may have: more callers than that do not want to know how it ends.
+const MAX_FOLLOWERS: usize = 64;
+
 impl Worker {
     pub(super) fn logoff(&mut self, options: LogoffOptions, caller: Caller) {
         if let Some(operation) = &mut self.operation {
@@ -43,6 +46,7 @@ impl Worker {
         let request = Request::Logoff(operation.to_request());
         let sent = connection.send(&HostMessage::Request { id, request });
         self.operation = Some(operation);
+        self.followers = 0;
         if !sent {
             self.close(number);
         }
@@ -51,6 +55,14 @@ impl Worker {
     /// Gives `caller` a task for the operation.
     fn give_task(&mut self, caller: Caller) {
         let Some(operation) = &mut self.operation else { return };
+        if self.followers >= MAX_FOLLOWERS {
+            let text = format!(
+                "the logoff under way has {MAX_FOLLOWERS} tasks already; `vmm task ls` lists them"
+            );
+            let error = CallError::new(HResult::VM_E_OUT_OF_RESOURCE, text);
+            return refuse(vec![caller], &error);
+        }
+        self.followers += 1;
         let commands = self.commands.clone();
         let key = operation.key;
         let canceller = Box::new(move || {
