@@ -23,6 +23,9 @@ use vmm_sys_util::eventfd::EventFd;
 
 /// Complete tasks that are kept for those who ask later.
 pub const KEPT: usize = 1_000;
+/// Sessions in the reports of these tasks together: a guest can make a report some megabytes long,
+/// and then fewer tasks are kept.
+const KEPT_SESSIONS: usize = 10_000;
 /// The longest time-out of [`Task::wait_for_completion`], in milliseconds.
 pub const MAX_WAIT_MS: i32 = 4_000_000;
 /// A time-out of [`Task::wait_for_completion`] that never ends.
@@ -73,16 +76,33 @@ struct Collection {
 impl Collection {
     fn next_id(&mut self) -> u32 {
         let given = self.ids.as_ref().map(|ids| ids());
+        // Four thousand million tasks later the machine is old enough.
+        let next = self.last_id.saturating_add(1);
         self.last_id = match given {
-            Some(Ok(id)) => id,
-            // Four thousand million tasks later the machine is old enough.
-            None => self.last_id.saturating_add(1),
+            // Should whoever gives them begin again, ours go on.
+            Some(Ok(id)) => id.max(next),
+            None => next,
             Some(Err(error)) => {
                 tracing::warn!(%error, "a task's id may be another machine's task's, too");
-                self.last_id.saturating_add(1)
+                next
             }
         };
         self.last_id
+    }
+
+    /// Forgets the oldest of the complete tasks, as far as there are too many or they are too long.
+    fn forget(&mut self) {
+        let (mut tasks, mut sessions) = (0, 0);
+        let complete = self.tasks.values().rev().filter_map(|task| {
+            let reported = task.sessions_if_complete()?;
+            tasks += 1;
+            sessions += reported;
+            Some((task.id, tasks > KEPT || sessions > KEPT_SESSIONS))
+        });
+        let surplus: Vec<u32> = complete.filter_map(|(id, much)| much.then_some(id)).collect();
+        for id in surplus {
+            self.tasks.remove(&id);
+        }
     }
 }
 
@@ -118,12 +138,7 @@ impl Tasks {
         let id = collection.next_id();
         let task = Task::new(id, description, canceller, self.bells.clone());
         collection.tasks.insert(task.id, task.clone());
-        let complete: Vec<u32> =
-            collection.tasks.values().filter(|task| task.is_complete()).map(Task::id).collect();
-        let forget = complete.len().saturating_sub(KEPT);
-        for id in &complete[..forget] {
-            collection.tasks.remove(id);
-        }
+        collection.forget();
         (task.clone(), Work { task, finished: false })
     }
 
@@ -221,8 +236,11 @@ impl Task {
         report.map(Arc::unwrap_or_clone)
     }
 
-    fn is_complete(&self) -> bool {
-        self.lock().info.is_complete
+    /// The sessions in its report; none while it runs.
+    fn sessions_if_complete(&self) -> Option<usize> {
+        let progress = self.lock();
+        let sessions = progress.report.as_ref().map_or(0, |report| report.sessions.len());
+        progress.info.is_complete.then_some(sessions)
     }
 
     /// Waits for the task's end: `IVMTask::WaitForCompletion`.
@@ -361,115 +379,5 @@ impl Drop for Work {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use std::thread;
-
-    fn start() -> (Task, Work) {
-        Tasks::default().start("test", Box::new(|| Ok(())))
-    }
-
-    #[test]
-    fn cancelling_asks_the_work_until_it_is_committed() {
-        let asked = Arc::new(Mutex::new(0));
-        let counter = asked.clone();
-        let canceller = move || {
-            *counter.lock().unwrap() += 1;
-            Ok(())
-        };
-        let (task, work) = Tasks::default().start("test", Box::new(canceller));
-        task.cancel().unwrap();
-        assert_eq!(*asked.lock().unwrap(), 1);
-        work.commit();
-        assert!(!task.info().is_cancelable);
-        assert_eq!(task.cancel().unwrap_err().code, HResult::E_FAIL);
-        work.finish(TaskResult::Success, HResult::S_OK, "");
-        assert_eq!(task.cancel().unwrap_err().code, HResult::E_FAIL);
-        assert_eq!(*asked.lock().unwrap(), 1);
-    }
-
-    proptest! {
-        #[test]
-        fn percent_never_falls_and_is_100_only_with_success(
-            steps in prop::collection::vec((0_usize..50, 0_usize..50), 0..30),
-            success: bool,
-        ) {
-            let (task, work) = start();
-            work.commit();
-            let mut last = 0;
-            for (done, total) in steps {
-                work.advance(done, total);
-                let percent = task.info().percent_completed;
-                prop_assert!((last..=99).contains(&percent));
-                last = percent;
-            }
-            let result = if success { TaskResult::Success } else { TaskResult::TimeOutError };
-            work.finish(result, HResult::VM_E_TIMED_OUT, "late");
-            let info = task.info();
-            prop_assert_eq!(info.percent_completed, if success { 100 } else { last });
-            prop_assert_eq!(info.error == HResult::S_OK, success);
-        }
-    }
-
-    #[test]
-    fn waits_follow_the_documented_bounds() {
-        let (task, work) = start();
-        for milliseconds in [i32::MIN, -2, MAX_WAIT_MS + 1, i32::MAX] {
-            let error = task.wait_for_completion(milliseconds).unwrap_err();
-            assert_eq!(error.code, HResult::E_INVALIDARG);
-        }
-        task.wait_for_completion(0).unwrap();
-        task.wait_for_completion(1).unwrap();
-        assert!(!task.info().is_complete);
-        let waiters: Vec<_> = (0..4)
-            .map(|_| {
-                let task = task.clone();
-                thread::spawn(move || task.wait_for_completion(WAIT_FOR_EVER))
-            })
-            .collect();
-        work.finish(TaskResult::Success, HResult::S_OK, "");
-        for waiter in waiters {
-            waiter.join().unwrap().unwrap();
-        }
-        task.wait_for_completion(MAX_WAIT_MS).unwrap();
-        assert!(task.info().is_complete);
-    }
-
-    #[test]
-    fn every_change_is_seen_by_whoever_waits_for_it() {
-        let (task, work) = start();
-        let (version, info) = task.wait_change(0, None);
-        assert_eq!(info.percent_completed, 0);
-        work.advance(1, 2);
-        let (later, info) = task.wait_change(version, None);
-        assert_eq!(info.percent_completed, 50);
-        let (same, _) = task.wait_change(later, Some(Duration::from_millis(1)));
-        assert_eq!(same, later);
-    }
-
-    #[test]
-    fn work_that_is_given_up_fails_its_task() {
-        let (task, work) = start();
-        drop(work);
-        let info = task.wait(None);
-        assert_eq!(info.result, Some(TaskResult::ThreadCrashError));
-        assert_eq!(info.error, HResult::DISP_E_EXCEPTION);
-    }
-
-    #[test]
-    fn a_thousand_complete_tasks_are_kept_and_all_that_run() {
-        let tasks = Tasks::default();
-        let (first, running) = tasks.start("runs", Box::new(|| Ok(())));
-        for _ in 0..KEPT + 50 {
-            let (_, work) = tasks.start("short", Box::new(|| Ok(())));
-            work.finish(TaskResult::Success, HResult::S_OK, "");
-        }
-        let list = tasks.list();
-        assert!(list.len() <= KEPT + 2, "{}", list.len());
-        assert_eq!(list[0].id(), first.id());
-        assert!(list.is_sorted_by_key(Task::id));
-        assert!(tasks.get(2).is_none(), "the oldest complete one is forgotten");
-        drop(running);
-    }
-}
+#[path = "task_tests.rs"]
+mod tests;

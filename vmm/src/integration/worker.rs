@@ -1,13 +1,14 @@
 //! The `integration` thread: connections, calls and operations, one event at a time.
 
 mod calls;
+mod connections;
 mod logoff;
 
 use crate::error::CallError;
 use crate::integration::Timing;
-use crate::integration::channel::{Connection, Event, PROOF, Phase};
+use crate::integration::channel::{Connection, Event};
 use crate::integration::clock::Clock;
-use crate::integration::guest::{Agent, Status, StatusCell, no_agent, not_running};
+use crate::integration::guest::{Status, StatusCell, no_agent};
 use crate::integration::heartbeat::Heartbeats;
 use crate::integration::logoff::{Caller, Operation};
 use crate::integration::power::{BootEnd, PowerOperation};
@@ -15,7 +16,6 @@ use crate::state::{StateCell, VmState};
 use crate::task::Tasks;
 use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
 use protocol::HResult;
-use protocol::hello::Hello;
 use protocol::message::{AgentMessage, HostMessage, Request};
 use protocol::power::PowerRequest;
 use protocol::task::{LogoffOptions, TaskResult};
@@ -25,8 +25,6 @@ use std::time::{Duration, Instant};
 
 pub(super) use calls::{Calls, Key, Reply};
 
-/// Connections at once: the agent's, one that replaces it, and some that only seem to be it.
-const MAX_CONNECTIONS: usize = 4;
 /// Threads at once that read from connections: those of connections that have ended here live until
 /// they have delivered the message that they hold. When there are so many, nobody is let in.
 const MAX_READERS: usize = 32;
@@ -34,8 +32,6 @@ const MAX_READERS: usize = 32;
 const PAUSE: Duration = Duration::from_millis(10);
 /// Messages that reader threads may be ahead.
 const BACKLOG: usize = 64;
-/// How long nothing more is logged of what the guest could do over and over.
-const QUIET: Duration = Duration::from_secs(60);
 
 /// What the thread can be told.
 pub(crate) enum Command {
@@ -176,16 +172,6 @@ impl Worker {
         connections.chain(operation).chain(services.into_iter().flatten()).min()
     }
 
-    /// When a connection of which nothing is heard until then counts as dead. A guest that stands
-    /// still has no reason to talk.
-    fn silent_at(&self, connection: &Connection) -> Option<Instant> {
-        let patience: Duration = match connection.phase {
-            Phase::Greeting | Phase::Proving(_) => self.timing.handshake,
-            Phase::Ready(_) => self.timing.silence,
-        };
-        (self.state.get() != VmState::Paused).then(|| connection.heard + patience)
-    }
-
     fn obey(&mut self, command: Command) {
         match command {
             Command::Logoff { options, reply } => self.logoff(options, reply),
@@ -252,138 +238,6 @@ impl Worker {
         self.clock_resumed();
     }
 
-    /// Logs what the guest has done wrong, unless it has just been said of something else.
-    fn complain(&mut self, text: &str) {
-        if self.complained.is_none_or(|last| last.elapsed() >= QUIET) {
-            self.complained = Some(Instant::now());
-            tracing::warn!("{text}; no more such messages for {} s", QUIET.as_secs());
-        }
-    }
-
-    /// A connection that says it is the agent's. Where there are too many, the oldest that has not
-    /// shaken hands makes room: an agent does so at once, and there is only one that has.
-    fn open(&mut self, stream: UnixStream) {
-        if self.connections.len() >= MAX_CONNECTIONS {
-            let strangers = self.connections.iter().filter(|c| !matches!(c.phase, Phase::Ready(_)));
-            if let Some(oldest) = strangers.map(|c| c.number).min() {
-                tracing::debug!("too many connections to the integration channel; one ended");
-                self.close(oldest);
-            }
-        }
-        let number = self.next_connection;
-        self.next_connection += 1;
-        let (events, reader) = (self.events.0.clone(), self.readers.clone());
-        match Connection::open(number, stream, events, reader) {
-            Ok(connection) => self.connections.push(connection),
-            Err(error) => self.complain(&format!("connection of the agent not served: {error}")),
-        }
-    }
-
-    fn handle(&mut self, event: Event) {
-        match event {
-            Event::Closed(number) => self.close(number),
-            Event::Garbage => self.status().dropped += 1,
-            Event::Message(number, message) => {
-                let Some(at) = self.connections.iter().position(|c| c.number == number) else {
-                    // The last words of a connection that was ended here.
-                    self.status().dropped += 1;
-                    return;
-                };
-                match &self.connections[at].phase {
-                    Phase::Ready(_) => {
-                        let now = Instant::now();
-                        self.connections[at].heard = now;
-                        self.status().heard = Some(now);
-                        self.answer(number, *message);
-                    }
-                    // Whatever it says, its time does not begin anew.
-                    Phase::Greeting | Phase::Proving(_) => self.shake_hands(at, *message),
-                }
-            }
-        }
-    }
-
-    /// A message of a connection that is not ready yet.
-    fn shake_hands(&mut self, at: usize, message: AgentMessage) {
-        let connection = &mut self.connections[at];
-        let number = connection.number;
-        match (&connection.phase, message) {
-            (Phase::Greeting, AgentMessage::Hello(hello)) => {
-                if let Err(why) = connection.greet(hello) {
-                    self.complain(&why);
-                    self.close(number);
-                }
-            }
-            (Phase::Proving(hello), AgentMessage::Pong { seq: PROOF }) => {
-                let hello = hello.clone();
-                connection.phase = Phase::Ready(hello.clone());
-                connection.heard = Instant::now();
-                self.welcome(number, hello);
-            }
-            (Phase::Proving(_), AgentMessage::Heartbeat | AgentMessage::Unknown) => {}
-            _ => self.close(number),
-        }
-    }
-
-    /// An agent is there. It replaces the one before.
-    fn welcome(&mut self, number: u64, hello: Hello) {
-        tracing::info!(version = hello.agent_version, boot = hello.boot_id, "agent connected");
-        let older: Vec<u64> = self
-            .connections
-            .iter()
-            .filter(|c| c.number != number && matches!(c.phase, Phase::Ready(_)))
-            .map(|c| c.number)
-            .collect();
-        older.into_iter().for_each(|older| self.close(older));
-        let agent = Agent {
-            version: hello.agent_version,
-            boot_id: hello.boot_id.clone(),
-            services: hello.services.into_keys().collect(),
-        };
-        {
-            let now = Instant::now();
-            let mut status = self.status();
-            status.connected = Some(agent.clone());
-            status.last = Some(agent);
-            status.heard = Some(now);
-            status.heartbeats.get_or_insert_with(|| Heartbeats::new(now));
-        }
-        self.status.notify();
-        self.clock_connected();
-        self.set_start_up_values(number);
-        self.logoff_connected(number, &hello.boot_id);
-    }
-
-    /// Ends a connection, and what cannot go on without it.
-    pub(super) fn close(&mut self, number: u64) {
-        let Some(at) = self.connections.iter().position(|c| c.number == number) else { return };
-        let connection = self.connections.swap_remove(at);
-        if matches!(connection.phase, Phase::Ready(_)) {
-            tracing::info!("agent gone");
-            self.status().connected = None;
-            self.clock_lost();
-        }
-        let error = no_agent(&self.status());
-        self.calls.lost(number, &error);
-        self.power_lost(number);
-        self.logoff_lost(number);
-    }
-
-    /// The connection of the agent.
-    pub(super) fn ready(&mut self) -> Option<&mut Connection> {
-        self.connections.iter_mut().find(|c| matches!(c.phase, Phase::Ready(_)))
-    }
-
-    /// The same, if the agent offers `service`.
-    pub(super) fn agent(&mut self, service: &str) -> Result<&mut Connection, CallError> {
-        if self.state.get() != VmState::Running {
-            return Err(not_running());
-        }
-        self.status().offered(service)?;
-        // What is offered is so by an agent that is connected.
-        self.ready().ok_or_else(not_running)
-    }
-
     /// Asks something of a service for somebody outside.
     fn ask(
         &mut self,
@@ -412,13 +266,6 @@ impl Worker {
         let id = connection.request_id();
         self.calls.add((number, id), deadline, reply);
         if !connection.send(&HostMessage::Request { id, request }) {
-            self.close(number);
-        }
-    }
-
-    pub(super) fn send(&mut self, number: u64, message: &HostMessage) {
-        let connection = self.connections.iter_mut().find(|c| c.number == number);
-        if connection.is_some_and(|connection| !connection.send(message)) {
             self.close(number);
         }
     }
