@@ -1,17 +1,21 @@
 //! A machine's process and a thousand clients: what they cost, and whether anybody waits for them.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 use tests::micro::{SPIN, elf};
+use vmm::TaskResult;
 use vmm::control::client::{Client, Events};
+use vmm::control::wire::Request;
 use vmm::events::Notice;
 use vmm::runtime::Runtime;
 use vmm::state::VmState;
 
 /// A bound against hanging.
 const LIMIT: Duration = Duration::from_secs(60);
+const VMM: &str = env!("CARGO_BIN_EXE_vmm");
 const IDLE: usize = 1_000;
 const LISTENING: usize = 100;
 
@@ -43,20 +47,15 @@ fn connect(runtime: &Runtime) -> Client {
     }
 }
 
-#[test]
-fn a_thousand_idle_clients_cost_little_and_slow_down_nobody() {
-    let limits = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let wanted = rustix::process::Rlimit { current: limits.maximum, ..limits };
-    rustix::process::setrlimit(rustix::process::Resource::Nofile, wanted).unwrap();
-
-    let folder = tempfile::tempdir().unwrap();
-    let kernel = folder.path().join("kernel");
+/// Has `command` run a machine of files in `folder`, and waits until it runs.
+fn start(folder: &Path, mut command: Command) -> (Process, Runtime) {
+    let kernel = folder.join("kernel");
     fs::write(&kernel, elf(SPIN)).unwrap();
-    let runtime = Runtime::at(folder.path().join("run"));
-    let process = Command::new(env!("CARGO_BIN_EXE_vmm"))
+    let runtime = Runtime::at(folder.join("run"));
+    let process = command
         .args(["run", "crowded", "--memory", "32M", "--console", "none", "--kernel"])
         .arg(&kernel)
-        .env("VMM_RUNTIME_DIR", folder.path().join("run"))
+        .env("VMM_RUNTIME_DIR", folder.join("run"))
         .stdin(Stdio::null())
         .spawn()
         .unwrap();
@@ -65,6 +64,33 @@ fn a_thousand_idle_clients_cost_little_and_slow_down_nobody() {
     while connect(&runtime).machine().unwrap().state != VmState::Running {
         assert!(Instant::now() < deadline, "the machine never runs");
     }
+    (process, runtime)
+}
+
+#[test]
+fn clients_leave_the_machine_the_descriptors_that_it_needs() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut few = Command::new("sh");
+    few.args(["-c", "ulimit -n 100 && exec \"$0\" \"$@\"", VMM]);
+    let (_process, runtime) = start(folder.path(), few);
+    let idle: Vec<Client> = (0..200).map(|_| connect(&runtime)).collect();
+    let mut asking = connect(&runtime);
+    let reset = asking.work(Request::Reset).unwrap();
+    let reset = asking.wait(reset.task.id, Some(LIMIT), |_| ()).unwrap();
+    assert_eq!(reset.task.result, Some(TaskResult::Success), "{reset:?}");
+    assert_eq!(asking.machine().unwrap().state, VmState::Running);
+    drop(idle);
+}
+
+#[test]
+fn a_thousand_idle_clients_cost_little_and_slow_down_nobody() {
+    let limits = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let wanted = rustix::process::Rlimit { current: limits.maximum, ..limits };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, wanted).unwrap();
+
+    let folder = tempfile::tempdir().unwrap();
+    let (process, runtime) = start(folder.path(), Command::new(VMM));
+    let deadline = Instant::now() + LIMIT;
     let (memory, threads) = (status(&process, "RssAnon"), status(&process, "Threads"));
 
     let idle: Vec<Client> = (0..IDLE).map(|_| connect(&runtime)).collect();
@@ -77,7 +103,7 @@ fn a_thousand_idle_clients_cost_little_and_slow_down_nobody() {
         asking.machine().unwrap();
         slowest = slowest.max(begun.elapsed());
     }
-    asking.act(vmm::control::wire::Request::Pause).unwrap();
+    asking.act(Request::Pause).unwrap();
     for events in &mut listening {
         let notice = events.next(Some(LIMIT)).unwrap();
         let Some(Notice::Event(event)) = notice else { panic!("{notice:?}") };

@@ -18,6 +18,7 @@ use crate::vm::Vm;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use protocol::HResult;
 use rustix::net::{SendFlags, send};
+use rustix::process::{Resource, getrlimit};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -27,7 +28,8 @@ use std::time::{Duration, Instant};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
-/// Clients at once.
+/// Clients at once, as far as this process may have descriptors: half of them are left to the
+/// machine, which needs some for every boot.
 pub const MAX_CLIENTS: usize = if cfg!(test) { 64 } else { 2_000 };
 /// Requests at once that have a thread because they may have to wait.
 pub const MAX_CALLS: usize = 64;
@@ -94,6 +96,7 @@ impl Server {
             answers: unbounded(),
             calls: 0,
             next: FIRST_CLIENT,
+            most: most_clients(),
             clients: BTreeMap::new(),
             crowd: crowd.clone(),
         }))?;
@@ -109,6 +112,12 @@ impl Drop for Server {
         let waited = self.crowd.changed.wait_timeout_while(self.crowd.lock(), FAREWELL, owes);
         drop(waited);
     }
+}
+
+/// [`MAX_CLIENTS`], as far as there are descriptors.
+fn most_clients() -> usize {
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(descriptors / 2).map_or(MAX_CLIENTS, |half| half.min(MAX_CLIENTS))
 }
 
 /// An answer that was worked for, and whose it is.
@@ -127,6 +136,8 @@ struct Clients {
     /// Requests that have a thread.
     calls: usize,
     next: u32,
+    /// So many clients there may be.
+    most: usize,
     clients: BTreeMap<u32, Conversation>,
     crowd: Arc<Crowd>,
 }
@@ -160,10 +171,10 @@ impl Clients {
             if self.access.of(&peer).is_none() {
                 // It learns nothing, not even that the machine is there.
                 turn_away(&stream, &unknown(self.served.vm.name()));
-            } else if self.clients.len() < MAX_CLIENTS || self.send_idlest_away(registry) {
+            } else if self.clients.len() < self.most || self.send_idlest_away(registry) {
                 self.seat(stream, peer, registry);
             } else {
-                turn_away(&stream, &crowded(MAX_CLIENTS));
+                turn_away(&stream, &crowded(self.most));
             }
         }
     }

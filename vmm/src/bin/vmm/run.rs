@@ -5,6 +5,7 @@ use crate::args::{Format, RunArgs};
 use crate::output::{Failure, Outcome, print_json, say};
 use crate::signals;
 use protocol::HResult;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::termios::{OptionalActions, OutputModes, Termios, tcgetattr, tcsetattr};
 use serde_json::json;
 use std::io::{self, IsTerminal};
@@ -59,7 +60,16 @@ fn turn_off(vm: &Vm) {
     let _ = vm.turn_off();
 }
 
+/// Lets this process have as many descriptors as it may: a thousand, as is usual, are few for all
+/// the connections of a guest.
+fn allow_descriptors() {
+    let limits = getrlimit(Resource::Nofile);
+    // It works with fewer.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, ..limits });
+}
+
 pub(crate) fn run(args: RunArgs, format: Format) -> Outcome {
+    allow_descriptors();
     let terminal = Arc::new(Terminal::default());
     // The thread of the signals holds the terminal too, so a panic here would not drop it.
     let _restore = Restore(&terminal);
