@@ -164,9 +164,11 @@ impl Vm {
         let (agents, incoming) = bounded(AGENT_BACKLOG);
         let integration = Integration::spawn(state.clone(), tasks.clone(), incoming)
             .map_err(StartError::Thread)?;
+        let events = Events::of(&config.name);
         integration.set_machine_name(&config.name);
+        integration.tell_events(&events);
         let inner = Inner {
-            events: Events::of(&config.name),
+            events,
             vsock: vsock.map(Path::to_owned),
             config,
             state,

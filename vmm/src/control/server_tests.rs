@@ -4,6 +4,7 @@ use super::*;
 use crate::MachineConfig;
 use crate::control::client::Client;
 use crate::control::wire::{Call, Property, VERSION};
+use crate::events::{EventKind, LogoffType, Notice};
 use crate::runtime::{Place, Runtime};
 use crate::state::VmState;
 use crossbeam_channel::bounded;
@@ -256,6 +257,38 @@ fn all_who_wait_for_a_logoff_see_it_rise_and_the_same_end() {
         let sessions = document.report.unwrap().sessions;
         assert!(sessions.iter().all(|row| row.outcome == Some(Outcome::Terminated)));
     }
+}
+
+#[test]
+fn who_listens_hears_of_the_agent_and_of_each_session_that_a_logoff_ends() {
+    let world = World::new();
+    let mut events = world.client().events().unwrap();
+    let agent = world.agent();
+    world.client().logoff(LogoffOptions::default()).unwrap();
+    agent.progress(1);
+    agent.progress(2);
+    agent.done(TaskResult::Success, HResult::S_OK);
+    let mut heard = Vec::new();
+    while heard.len() < 3 {
+        let notice = events.next(Some(LIMIT)).unwrap();
+        let Some(Notice::Event(event)) = notice else { panic!("{notice:?}") };
+        heard.push((event.number, event.kind));
+    }
+    let logoff = |user: &str, session: &str| EventKind::OnGuestLogoff {
+        logoff_type: LogoffType::External,
+        user: user.into(),
+        session: session.into(),
+    };
+    assert_eq!(
+        heard,
+        [
+            (9, EventKind::OnAdditionsAvailable),
+            (11, logoff("user0", "s0")),
+            (11, logoff("user1", "s1")),
+        ]
+    );
+    world.vm.set_state(VmState::Running);
+    assert!(events.next(Some(Duration::from_millis(20))).unwrap().is_none(), "each once");
 }
 
 #[test]

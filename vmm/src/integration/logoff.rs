@@ -20,7 +20,9 @@ use crate::task::{Task, Work};
 use crossbeam_channel::Sender;
 use protocol::HResult;
 use protocol::message::{Done, LogoffRequest, Progress, Resume};
-use protocol::task::{LogoffOptions, LogoffReport, Outcome, SessionReport, TaskResult};
+use protocol::task::{
+    LogoffOptions, LogoffReport, Outcome, SessionReport, SessionSummary, TaskResult,
+};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -233,17 +235,21 @@ impl Operation {
         self.announced as usize + self.managers as usize
     }
 
-    /// A row of the report, new or newer.
-    pub(super) fn session(&mut self, row: SessionReport) {
+    /// A row of the report, new or newer; gives the session if it has just been ended.
+    pub(super) fn session(&mut self, row: SessionReport) -> Option<SessionSummary> {
         let rows = &mut self.report.sessions;
-        match rows.iter().position(|known| known.session.id == row.session.id) {
+        let known = rows.iter().position(|known| known.session.id == row.session.id);
+        let before = known.is_some_and(|at| has_ended(&rows[at]));
+        let ended = (has_ended(&row) && !before).then(|| row.session.clone());
+        match known {
             Some(at) => rows[at] = row,
             None if rows.len() < self.announced as usize => rows.push(row),
             // More than it has announced.
-            None => return,
+            None => return None,
         }
         self.publish_at.get_or_insert_with(|| Instant::now() + REPORT_PAUSE);
         self.advance(0);
+        ended
     }
 
     /// The guest says how far it is.

@@ -18,6 +18,7 @@ mod parameters;
 mod power;
 mod worker;
 
+use crate::events::Events;
 use crate::state::StateCell;
 use crate::task::Tasks;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
@@ -111,6 +112,12 @@ impl Integration {
     pub fn set_machine_name(&self, name: &str) {
         // No thread, no guest to be told.
         let _ = self.commands.send(Command::Name(name.to_owned()));
+    }
+
+    /// What happens in the guest is to be told to the subscribers of `events`.
+    pub fn tell_events(&self, events: &Events) {
+        // No thread, nothing to be told.
+        let _ = self.commands.send(Command::Tell(events.clone()));
     }
 
     /// The machine was paused, and goes on with `run`, which makes its state running: the guest's

@@ -5,8 +5,9 @@ mod connections;
 mod logoff;
 
 use crate::error::CallError;
+use crate::events::{EventKind, Events};
 use crate::integration::Timing;
-use crate::integration::channel::{Connection, Event};
+use crate::integration::channel::{Connection, Event, Phase};
 use crate::integration::clock::Clock;
 use crate::integration::guest::{Status, StatusCell, no_agent};
 use crate::integration::heartbeat::Heartbeats;
@@ -45,6 +46,8 @@ pub(crate) enum Command {
     Ask { service: &'static str, request: Request, reply: Sender<Result<AgentMessage, CallError>> },
     /// What the machine is called.
     Name(String),
+    /// What happens is to be told there.
+    Tell(Events),
     /// The guest begins to boot.
     BootStarted(Sender<()>),
     /// The machine stood still and is about to go on.
@@ -73,6 +76,8 @@ pub(super) struct Worker {
     pub(super) connections: Vec<Connection>,
     /// The machine's name, once it is known.
     pub(super) name: String,
+    /// Where what happens is told.
+    told: Option<Events>,
     /// Shutdowns and restarts under way.
     pub(super) powers: Vec<PowerOperation>,
     pub(super) clock: Clock,
@@ -112,6 +117,7 @@ impl Worker {
             readers: Arc::default(),
             complained: None,
             name: String::new(),
+            told: None,
             powers: Vec::new(),
             clock: Clock::default(),
             calls: Calls::default(),
@@ -163,6 +169,12 @@ impl Worker {
         self.status.get()
     }
 
+    pub(super) fn publish(&self, kind: EventKind) {
+        if let Some(told) = &self.told {
+            told.publish(kind);
+        }
+    }
+
     /// When something is to be done although nothing happens.
     fn deadline(&self) -> Option<Instant> {
         let connections = self.connections.iter().filter_map(|c| self.silent_at(c));
@@ -179,6 +191,7 @@ impl Worker {
             Command::Power { request, reply } => self.power(request, reply),
             Command::Ask { service, request, reply } => self.ask(service, request, reply),
             Command::Name(name) => self.name = name,
+            Command::Tell(told) => self.told = Some(told),
             Command::BootStarted(done) => {
                 self.clear(BootEnd::Again);
                 self.status().booted = Some(Instant::now());
@@ -325,6 +338,10 @@ impl Worker {
             .collect();
         for number in silent {
             self.complain("the agent has fallen silent; its connection is ended");
+            let ready = |c: &Connection| c.number == number && matches!(c.phase, Phase::Ready(_));
+            if self.connections.iter().any(ready) {
+                self.publish(EventKind::OnHeartbeatStopped);
+            }
             self.close(number);
         }
         self.calls.expire(now);

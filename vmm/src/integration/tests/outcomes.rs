@@ -320,7 +320,7 @@ proptest! {
         let mut cancelable = true;
         for said in said {
             match said {
-                Said::Row(number, outcome) => operation.session(row(number, outcome)),
+                Said::Row(number, outcome) => drop(operation.session(row(number, outcome))),
                 Said::Progress(committed, done) => {
                     operation.progress(&Progress { id: 1, committed, done });
                 }

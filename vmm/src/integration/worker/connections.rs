@@ -2,6 +2,7 @@
 
 use super::Worker;
 use crate::error::CallError;
+use crate::events::EventKind;
 use crate::integration::channel::{Connection, Event, PROOF, Phase};
 use crate::integration::guest::{Agent, no_agent, not_running};
 use crate::integration::heartbeat::Heartbeats;
@@ -124,6 +125,7 @@ impl Worker {
             status.heartbeats.get_or_insert_with(|| Heartbeats::new(now));
         }
         self.status.notify();
+        self.publish(EventKind::OnAdditionsAvailable);
         self.clock_connected();
         self.set_start_up_values(number);
         self.logoff_connected(number, &hello.boot_id);

@@ -2,6 +2,7 @@
 
 use super::{Command, Key, Worker};
 use crate::error::CallError;
+use crate::events::{EventKind, LogoffType};
 use crate::integration::channel::Phase;
 use crate::integration::guest::{no_agent, not_running};
 use crate::integration::logoff::{Caller, Operation, Stage, refuse};
@@ -201,7 +202,15 @@ impl Worker {
                     operation.end(TaskResult::UnexpectedError, error, &text);
                 }
             }
-            AgentMessage::Session { session, .. } if !asked => operation.session(session),
+            AgentMessage::Session { session, .. } if !asked => {
+                if let Some(ended) = operation.session(session) {
+                    self.publish(EventKind::OnGuestLogoff {
+                        logoff_type: LogoffType::External,
+                        user: ended.user,
+                        session: ended.id,
+                    });
+                }
+            }
             AgentMessage::Progress(progress) if !asked => operation.progress(&progress),
             AgentMessage::CancelAnswer { cancelled: true, .. } if operation.can_be_cancelled() => {
                 if let Some(operation) = self.operation.take() {
