@@ -26,7 +26,19 @@
 //! Dropping the [`Vm`] turns the machine off. The library never prints, exits the process or
 //! installs signal handlers; it tells what it does through `tracing`.
 //!
-//! To work with a machine of another process, connect a [`control::client::Client`].
+//! A [`Vm`] is known to the process that made it. Machines that have a definition, and can be found
+//! and controlled by other processes and users, are those of a [`VirtualPc`]:
+//!
+//! ```no_run
+//! use vmm::{LogoffOptions, VirtualPc};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let web = VirtualPc::of_user().find_virtual_machine("web")?.ok_or("no such machine")?;
+//! let task = web.guest_os().logoff(LogoffOptions::default())?;
+//! println!("{:?}", task.wait_for_completion(60_000)?.result);
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod boot;
 pub mod bus;
