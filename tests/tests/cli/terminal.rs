@@ -1,7 +1,7 @@
 //! `vmm run` with its console on standard output: a terminal, whose keys go to the guest while it
 //! runs and which is as it was after; a file; a socket.
 
-use crate::world::{Machine, VMM, World};
+use crate::world::{Machine, VMM, World, eventually};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -12,14 +12,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tests::micro::{DOTS, POWER_OFF, SPIN};
 
-/// A bound against hanging.
-const LIMIT: Duration = Duration::from_secs(30);
-
 /// A terminal: the side of the person, and that of the program.
-fn terminal() -> (File, File) {
+pub(crate) fn terminal() -> (File, File) {
     let person = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&person).unwrap();
     unlockpt(&person).unwrap();
@@ -29,7 +26,7 @@ fn terminal() -> (File, File) {
     (File::from(person), File::from(program))
 }
 
-fn is_raw(terminal: &File) -> bool {
+pub(crate) fn is_raw(terminal: &File) -> bool {
     !tcgetattr(terminal).unwrap().local_modes.contains(LocalModes::ICANON)
 }
 
@@ -40,11 +37,7 @@ fn start(world: &World, terminal: &File) -> Machine {
     command.args(["run", "Web", "--memory", "32M", "--kernel", &kernel]);
     command.stdin(terminal.try_clone().unwrap()).stdout(Stdio::null()).stderr(Stdio::null());
     let machine = Machine { child: command.spawn().unwrap() };
-    let deadline = Instant::now() + LIMIT;
-    while !is_raw(terminal) {
-        assert!(Instant::now() < deadline, "the terminal is never raw");
-        thread::sleep(Duration::from_millis(5));
-    }
+    eventually("the terminal is never raw", || is_raw(terminal));
     machine
 }
 
@@ -97,14 +90,12 @@ fn a_socket_that_nobody_reads_holds_up_neither_the_guest_nor_its_end() {
     command.args(["run", "Web", "--memory", "32M", "--kernel", &kernel]);
     command.stdout(OwnedFd::from(theirs)).stderr(Stdio::null());
     let machine = Machine { child: command.spawn().unwrap() };
-    let deadline = Instant::now() + LIMIT;
-    let full = || rustix::io::ioctl_fionread(&ours).unwrap();
     let mut before = 0;
-    while before == 0 || full() > before {
-        assert!(Instant::now() < deadline, "it is never full");
-        before = full();
+    eventually("it is never full", || {
         thread::sleep(Duration::from_millis(300));
-    }
+        let now = rustix::io::ioctl_fionread(&ours).unwrap();
+        std::mem::replace(&mut before, now) == now && now > 0
+    });
     machine.signal(Signal::TERM);
     assert_eq!(machine.status().code(), Some(0));
 }

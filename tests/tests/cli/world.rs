@@ -101,15 +101,24 @@ impl World {
     pub(crate) fn runs(&self, command: &mut Command) -> Machine {
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let machine = Machine { child };
-        let deadline = Instant::now() + LIMIT;
-        while !self.vmm(&["ls"]).stdout.contains("Running") {
-            assert!(Instant::now() < deadline, "the machine never runs");
-            thread::sleep(Duration::from_millis(10));
-        }
+        let pid = machine.child.id();
+        eventually("the machine never runs", || {
+            let listed = self.json(&["ls"]).json();
+            let mut machines = listed["machines"].as_array().unwrap().iter();
+            machines.any(|machine| machine["pid"] == pid && machine["state"] == "Running")
+        });
         machine
+    }
+
+    /// `vmm` in the background, which can be read.
+    pub(crate) fn background(&self, arguments: &[&str]) -> Machine {
+        let mut command = self.command(VMM);
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Machine { child: command.spawn().unwrap() }
     }
 }
 
+/// A process of the command, mostly one that runs a machine. It does not outlive the test.
 pub(crate) struct Machine {
     pub(crate) child: Child,
 }
@@ -161,12 +170,19 @@ pub(crate) fn answer(command: &mut Command) -> Answer {
 }
 
 pub(crate) fn wait(child: &mut Child) -> ExitStatus {
+    let mut ended = None;
+    eventually("the process does not end", || {
+        ended = child.try_wait().unwrap();
+        ended.is_some()
+    });
+    ended.unwrap()
+}
+
+/// Waits until something holds, which it must within the bound against hanging.
+pub(crate) fn eventually(otherwise: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + LIMIT;
-    loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            return status;
-        }
-        assert!(Instant::now() < deadline, "the process does not end");
+    while !holds() {
+        assert!(Instant::now() < deadline, "{otherwise}");
         thread::sleep(Duration::from_millis(5));
     }
 }

@@ -1,18 +1,27 @@
 //! The `vmm` command: starts machines, and works with their guests.
 
 mod args;
+mod console;
+mod events;
+mod follow;
+mod guest;
+mod help;
+mod info;
+mod machines;
 mod output;
+mod power;
 mod progress;
+mod report;
 mod run;
 mod show;
 mod signals;
-mod work;
+mod tasks;
+mod terminal;
 
 use args::{Args, Format, Verb};
-use clap::Parser;
+use clap::FromArgMatches;
 use output::Failure;
 use protocol::HResult;
-use std::io::IsTerminal;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
@@ -20,25 +29,39 @@ use tracing_subscriber::EnvFilter;
 const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let args = match Args::try_parse() {
+    let mut command = help::command();
+    let read = command.try_get_matches_from_mut(std::env::args_os());
+    let args = match read.and_then(|matches| Args::from_arg_matches(&matches)) {
         Ok(args) => args,
-        Err(error) => return usage(&error),
+        Err(error) => return usage(&error.format(&mut command)),
     };
     let filter = EnvFilter::try_from_env("VMM_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(output::is_colourful())
         .log_internal_errors(false)
         .with_writer(std::io::stderr)
         .init();
     let format = args.format;
     let outcome = match args.verb {
         Verb::Run(run) => run::run(run, format),
+        Verb::Stop(stop) => power::stop(&stop, format),
+        Verb::Reset(reset) => power::reset(&reset, format),
+        Verb::Pause(machine) => power::pause(&machine.name, format),
+        Verb::Resume(machine) => power::resume(&machine.name, format),
+        Verb::Console(machine) => console::console(&machine.name),
         Verb::Ls => show::machines(format),
-        Verb::Users { name } => show::users(&name, format),
-        Verb::Logoff(logoff) => work::logoff(&logoff, format),
-        Verb::Task { verb } => work::task(&verb, format),
+        Verb::Info(machine) => info::info(&machine.name, format),
+        Verb::Events { name } => events::events(name.as_deref(), format),
+        Verb::Users(machine) => guest::users(&machine.name, format),
+        Verb::Logoff(logoff) => guest::logoff(&logoff, format),
+        Verb::Shutdown(shutdown) => guest::shutdown(&shutdown, format),
+        Verb::Restart(restart) => guest::restart(&restart, format),
+        Verb::Param { verb } => guest::parameter(&verb, format),
+        Verb::Task { verb } => tasks::task(&verb, format),
         Verb::Doctor => show::doctor(format),
+        Verb::Completions { shell } => help::completions(shell),
+        Verb::Man { directory } => help::manual(&directory),
     };
     match outcome {
         Ok(code) => ExitCode::from(code),

@@ -2,9 +2,10 @@
 
 use crate::args::Format;
 use protocol::HResult;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
-use serde_json::json;
-use std::io::{self, Write};
+use serde_json::{Value, json};
+use std::io::{self, IsTerminal, Write};
 use vmm::error::CallError;
 
 /// Characters of a line of a table.
@@ -50,38 +51,84 @@ pub(crate) fn exit_code(code: HResult) -> u8 {
 /// Prints a refusal: for people on standard error, as a document on standard output.
 pub(crate) fn print_failure(code: HResult, text: &str, format: Format) {
     match format {
-        Format::Human => say(&format!("error: {text}")),
-        Format::Json => print_json(&json!({
-            "error": {
-                "code": code,
-                "name": code.symbol().unwrap_or_default(),
-                "description": text,
-            }
-        })),
+        Format::Human => {
+            let (begin, end) = if is_colourful() { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
+            let line = format!("{begin}error:{end} {}\n", harmless(text));
+            write(&mut io::stderr().lock(), line.as_bytes());
+        }
+        Format::Json => print_json(&error_json(code, text)),
     }
+}
+
+/// The document of a refusal.
+pub(crate) fn error_json(code: HResult, text: &str) -> Value {
+    let name = code.symbol().unwrap_or_default();
+    json!({ "error": { "code": code, "name": name, "description": text } })
+}
+
+/// Whether standard error shows colours, and the user wants them: see no-color.org.
+pub(crate) fn is_colourful() -> bool {
+    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let dumb = std::env::var_os("TERM").is_none_or(|terminal| terminal == "dumb");
+    io::stderr().is_terminal() && !unwanted && !dumb
 }
 
 /// Prints one document.
 pub(crate) fn print_json(document: &impl Serialize) {
-    match serde_json::to_string(document) {
-        Ok(text) => write(&mut io::stdout().lock(), &format!("{text}\n")),
-        Err(error) => say(&format!("error: the result cannot be printed: {error}")),
+    print_raw((line_of(document) + "\n").as_bytes());
+}
+
+/// A document in one line.
+pub(crate) fn line_of(document: &impl Serialize) -> String {
+    // Nothing that is printed here has a part that is no JSON.
+    serde_json::to_string(document).unwrap_or_else(|error| {
+        json!({ "error": { "description": error.to_string() } }).to_string()
+    })
+}
+
+/// Prints `bytes` on standard output as they are.
+pub(crate) fn print_raw(bytes: &[u8]) {
+    write(&mut io::stdout().lock(), bytes);
+}
+
+/// Prints a value: as it is, unless a terminal would obey it.
+pub(crate) fn print_value(value: &str) {
+    if io::stdout().is_terminal() {
+        print(&format!("{}\n", value.replace('\t', " ")));
+    } else {
+        print_raw(format!("{value}\n").as_bytes());
     }
+}
+
+/// Prints a line on standard output, as one among those of other threads; false if nobody reads it.
+pub(crate) fn write_line(line: &str) -> bool {
+    let mut stdout = io::stdout().lock();
+    let line = harmless(line) + "\n";
+    stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()).is_ok()
+}
+
+/// Whether nobody will ever read standard output.
+pub(crate) fn reader_has_gone() -> bool {
+    let stdout = io::stdout();
+    let mut fds = [PollFd::new(&stdout, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let gone = PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL;
+    poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().intersects(gone)
 }
 
 /// Prints `text` for people on standard output.
 pub(crate) fn print(text: &str) {
-    write(&mut io::stdout().lock(), &harmless(text));
+    print_raw(harmless(text).as_bytes());
 }
 
 /// Prints a line for people on standard error.
 pub(crate) fn say(line: &str) {
-    write(&mut io::stderr().lock(), &(harmless(line) + "\n"));
+    write(&mut io::stderr().lock(), (harmless(line) + "\n").as_bytes());
 }
 
-/// Writes `text`. A reader that has gone wants no more.
-fn write(stream: &mut impl Write, text: &str) {
-    let _ = stream.write_all(text.as_bytes()).and_then(|()| stream.flush());
+/// Writes `bytes`. A reader that has gone wants no more.
+fn write(stream: &mut impl Write, bytes: &[u8]) {
+    let _ = stream.write_all(bytes).and_then(|()| stream.flush());
 }
 
 /// `text` without what a terminal would obey, whoever wrote it.

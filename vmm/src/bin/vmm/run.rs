@@ -4,9 +4,9 @@ use crate::EXIT_USAGE;
 use crate::args::{Format, RunArgs};
 use crate::output::{Failure, Outcome, print_json, say};
 use crate::signals;
+use crate::terminal::{Restore, Terminal};
 use protocol::HResult;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use rustix::termios::{OptionalActions, OutputModes, Termios, tcgetattr, tcsetattr};
 use serde_json::json;
 use std::io::{self, IsTerminal};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -143,39 +143,4 @@ fn tell(name: &str, end: &End, format: Format) -> u8 {
 
 fn failure(error: &dyn std::error::Error) -> Failure {
     Failure { code: HResult::DISP_E_EXCEPTION, exit: 1, text: chain(error) }
-}
-
-/// The terminal, and how it was before the guest's keys came through it.
-#[derive(Default)]
-struct Terminal {
-    before: Mutex<Option<Termios>>,
-}
-
-impl Terminal {
-    /// Gives every key to the guest. Output is still processed, so that our own lines look right.
-    fn make_raw(&self) {
-        let Ok(before) = tcgetattr(io::stdin()) else { return };
-        let mut raw = before.clone();
-        raw.make_raw();
-        raw.output_modes |= OutputModes::OPOST | OutputModes::ONLCR;
-        *self.before.lock().unwrap_or_else(PoisonError::into_inner) = Some(before);
-        // A terminal that stays as it is still works, line by line.
-        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &raw);
-    }
-
-    fn restore(&self) {
-        if let Some(before) = self.before.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            // There is nobody to tell if it does not work.
-            let _ = tcsetattr(io::stdin(), OptionalActions::Now, &before);
-        }
-    }
-}
-
-/// Restores the terminal at the end of its scope.
-struct Restore<'a>(&'a Terminal);
-
-impl Drop for Restore<'_> {
-    fn drop(&mut self) {
-        self.0.restore();
-    }
 }

@@ -1,7 +1,8 @@
-//! `vmm ls`, `vmm users`, `vmm doctor`: looking without touching.
+//! `vmm ls`, `vmm doctor`: looking without touching.
 
 use crate::args::Format;
-use crate::output::{Outcome, or_dash, print, print_json, print_table, time};
+use crate::machines::{agent, ask_all};
+use crate::output::{Outcome, print, print_json, print_table, time};
 use serde_json::json;
 use vmm::control::client::Client;
 use vmm::control::wire::MachineInfo;
@@ -9,10 +10,7 @@ use vmm::probe;
 use vmm::runtime::Runtime;
 
 pub(crate) fn machines(format: Format) -> Outcome {
-    let runtime = Runtime::of_user();
-    // A machine that ends meanwhile is no longer in the list.
-    let look = |name: &String| Client::connect(&runtime, name).ok()?.machine().ok();
-    let machines: Vec<MachineInfo> = runtime.list().iter().filter_map(look).collect();
+    let machines = ask_all(&Runtime::of_user(), Client::machine);
     match format {
         Format::Json => print_json(&json!({ "machines": machines })),
         Format::Human if machines.is_empty() => print("no machines are running\n"),
@@ -25,11 +23,6 @@ pub(crate) fn machines(format: Format) -> Outcome {
 }
 
 fn machine_row(machine: &MachineInfo) -> Vec<String> {
-    let agent = match (&machine.agent.version, machine.agent.heard_ms) {
-        (Some(version), _) if machine.agent.connected => version.clone(),
-        (_, Some(heard)) => format!("last heard {} ago", time(heard)),
-        _ => "-".into(),
-    };
     vec![
         machine.name.clone(),
         format!("{:?}", machine.state),
@@ -37,36 +30,8 @@ fn machine_row(machine: &MachineInfo) -> Vec<String> {
         time(machine.uptime_ms),
         machine.cpus.to_string(),
         format!("{} MiB", machine.memory >> 20),
-        agent,
+        agent(machine),
     ]
-}
-
-pub(crate) fn users(name: &str, format: Format) -> Outcome {
-    let sessions = Client::connect(&Runtime::of_user(), name)?.sessions()?;
-    match format {
-        Format::Json => print_json(&sessions),
-        Format::Human if sessions.sessions.is_empty() => print("nobody is logged on\n"),
-        Format::Human => {
-            let rows: Vec<Vec<String>> = sessions
-                .sessions
-                .iter()
-                .map(|session| {
-                    vec![
-                        session.user.clone(),
-                        or_dash(&session.tty),
-                        or_dash(&session.remote_host),
-                        session.state.clone(),
-                        session.id.clone(),
-                    ]
-                })
-                .collect();
-            print_table(&["USER", "TERMINAL", "FROM", "STATE", "SESSION"], &rows);
-            if sessions.omitted > 0 {
-                print(&format!("and {} more\n", sessions.omitted));
-            }
-        }
-    }
-    Ok(0)
 }
 
 pub(crate) fn doctor(format: Format) -> Outcome {

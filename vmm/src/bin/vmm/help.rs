@@ -1,0 +1,103 @@
+//! `vmm --help`, grouped by what one wants to do; completions and manual pages.
+
+use crate::args::Args;
+use crate::output::{Failure, Outcome, print_raw};
+use clap::builder::styling::Styles;
+use clap::{Command, CommandFactory};
+use clap_complete::Shell;
+use protocol::HResult;
+use std::fmt::Write;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+/// What one wants to do, and the verbs for it.
+const GROUPS: &[(&str, &[&str])] = &[
+    ("Run machines", &["run", "stop", "reset", "pause", "resume", "console"]),
+    ("Look", &["ls", "info", "events"]),
+    ("Work with the guest", &["users", "logoff", "shutdown", "restart", "param"]),
+    ("Follow work", &["task"]),
+    ("This host", &["doctor", "completions", "man"]),
+];
+
+/// The command, whose help is grouped.
+pub(crate) fn command() -> Command {
+    let command = Args::command();
+    let verbs = overview(&command);
+    command.help_template(format!(
+        "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{verbs}{}\n{{options}}{{after-help}}",
+        heading("Options")
+    ))
+}
+
+fn heading(text: &str) -> String {
+    let style = Styles::styled();
+    let header = style.get_header();
+    format!("{header}{text}:{header:#}")
+}
+
+/// The verbs, grouped.
+fn overview(command: &Command) -> String {
+    let widest = GROUPS.iter().flat_map(|(_, verbs)| *verbs).map(|verb| verb.len()).max();
+    let width = widest.unwrap_or(0);
+    let style = Styles::styled();
+    let literal = style.get_literal();
+    let mut text = String::new();
+    for (group, verbs) in GROUPS {
+        let _ = writeln!(text, "{}", heading(group));
+        for verb in *verbs {
+            let about = command.find_subcommand(verb).and_then(Command::get_about);
+            let about = about.map(ToString::to_string).unwrap_or_default();
+            let _ = writeln!(text, "  {literal}{verb:width$}{literal:#}  {about}");
+        }
+        text.push('\n');
+    }
+    text
+}
+
+pub(crate) fn completions(shell: Shell) -> Outcome {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Args::command(), "vmm", &mut script);
+    print_raw(&script);
+    Ok(0)
+}
+
+/// Writes a page for each verb and one for the command.
+pub(crate) fn manual(directory: &Path) -> Outcome {
+    let written = fs::create_dir_all(directory)
+        .and_then(|()| clap_mangen::generate_to(Args::command(), directory));
+    written.map_err(|error: io::Error| Failure {
+        code: match error.kind() {
+            io::ErrorKind::PermissionDenied => HResult::ERROR_ACCESS_DENIED,
+            _ => HResult::DISP_E_EXCEPTION,
+        },
+        exit: 1,
+        text: format!("cannot write manual pages to {}: {error}", directory.display()),
+    })?;
+    Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn each_verb_is_in_one_group_and_its_line_fits_80_columns() {
+        let command = Args::command();
+        let shown = command.get_subcommands().filter(|verb| !verb.is_hide_set());
+        let mut verbs: Vec<&str> = shown.map(Command::get_name).collect();
+        let mut grouped: Vec<&str> = GROUPS.iter().flat_map(|(_, verbs)| *verbs).copied().collect();
+        verbs.sort_unstable();
+        grouped.sort_unstable();
+        assert_eq!(verbs, grouped);
+        let help = self::command().render_help().to_string();
+        for line in help.lines() {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
+    }
+}
