@@ -69,7 +69,12 @@ fn answer(mut stream: UnixStream, task: &Mutex<TaskInfo>) {
     let mut decoder = Decoder::default();
     while let Ok(Some(call)) = decoder.read::<Call>(&mut stream) {
         let now = || task.lock().unwrap().clone();
-        if let Request::Wait { .. } = call.request {
+        let document = || Response::Task(Box::new(TaskDocument { task: now(), report: None }));
+        let follow = call.follow && !now().is_complete;
+        if follow && wire::answer(&mut stream, &document()).is_err() {
+            return;
+        }
+        if follow || matches!(call.request, Request::Wait { .. }) {
             while !now().is_complete {
                 if wire::answer(&mut stream, &Response::Changed { task: now() }).is_err() {
                     return;
@@ -77,7 +82,7 @@ fn answer(mut stream: UnixStream, task: &Mutex<TaskInfo>) {
                 thread::sleep(Duration::from_millis(5));
             }
         }
-        let mut response = Response::Task(Box::new(TaskDocument { task: now(), report: None }));
+        let mut response = document();
         if let Request::Cancel { .. } = call.request {
             let mut task = task.lock().unwrap();
             if task.is_cancelable {

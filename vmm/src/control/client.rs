@@ -125,6 +125,30 @@ impl Client {
         }
     }
 
+    /// Asks for something that takes time, tells `accepted` of the task, and waits for its end as
+    /// [`wait`](Self::wait) does. Unlike waiting afterwards, this is never too late for the end of a
+    /// task that ends the machine's process.
+    ///
+    /// # Errors
+    /// As [`work`](Self::work) and [`wait`](Self::wait).
+    pub fn work_watching(
+        &mut self,
+        request: Request,
+        timeout: Option<Duration>,
+        accepted: impl FnOnce(&TaskInfo),
+        watch: impl FnMut(&TaskInfo),
+    ) -> Result<TaskDocument, CallError> {
+        let document = match self.ask(Call { version: VERSION, request, follow: true })? {
+            Response::Task(document) => *document,
+            other => return Err(unexpected(&other)),
+        };
+        accepted(&document.task);
+        if document.task.is_complete {
+            return Ok(document);
+        }
+        self.follow(Response::Changed { task: document.task }, timeout, watch)
+    }
+
     /// Attaches to the machine's console: the connection, and what the guest printed meanwhile.
     ///
     /// # Errors
@@ -189,10 +213,20 @@ impl Client {
         &mut self,
         id: u32,
         timeout: Option<Duration>,
+        watch: impl FnMut(&TaskInfo),
+    ) -> Result<TaskDocument, CallError> {
+        let answer = self.call(Request::Wait { id })?;
+        self.follow(answer, timeout, watch)
+    }
+
+    /// Hears of a task, of which the machine has just said this, until it is complete.
+    fn follow(
+        &mut self,
+        mut answer: Response,
+        timeout: Option<Duration>,
         mut watch: impl FnMut(&TaskInfo),
     ) -> Result<TaskDocument, CallError> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let mut answer = self.call(Request::Wait { id })?;
         loop {
             let task = match answer {
                 Response::Task(document) => return Ok(*document),
@@ -212,7 +246,10 @@ impl Client {
     }
 
     fn call(&mut self, request: Request) -> Result<Response, CallError> {
-        let call = Call { version: VERSION, request };
+        self.ask(Call { version: VERSION, request, follow: false })
+    }
+
+    fn ask(&mut self, call: Call) -> Result<Response, CallError> {
         let Err(error) = frame::write(&mut self.stream, &call) else { return self.read() };
         // Whoever is turned away is told why, perhaps before having asked anything.
         match wire::read_answer(&mut self.decoder, &mut self.stream) {

@@ -45,6 +45,8 @@ pub(super) struct Conversation {
     /// Since when it takes nothing of that.
     stuck: Option<Instant>,
     stage: Stage,
+    /// The task that the last request is answered by is followed.
+    follow: bool,
     /// For what the stream is watched.
     watched: EventSet,
     /// It can be told nothing any more, or is to be told nothing more.
@@ -86,6 +88,7 @@ impl Conversation {
             sent: 0,
             stuck: None,
             stage: Stage::Idle(Instant::now()),
+            follow: false,
             watched: EventSet::IN,
             over: false,
         }
@@ -124,6 +127,11 @@ impl Conversation {
     /// The last request is being worked on.
     pub(super) fn called(&mut self) {
         self.stage = Stage::Called;
+    }
+
+    /// Whether the client wants to follow the task that its last request is answered by.
+    pub(super) fn wants_to_follow(&self) -> bool {
+        self.follow
     }
 
     /// The client is to hear of `task` until it is complete.
@@ -211,7 +219,10 @@ impl Conversation {
     /// Reads a request; none if something was said instead.
     fn read(&mut self) -> Option<Next> {
         let refusal = match self.decoder.read::<Call>(&mut &self.stream) {
-            Ok(Some(Call { version: VERSION, request })) => return Some(Next::Request(request)),
+            Ok(Some(Call { version: VERSION, request, follow })) => {
+                self.follow = follow;
+                return Some(Next::Request(request));
+            }
             Ok(Some(Call { version, .. })) => {
                 let text =
                     format!("this machine's process speaks version {VERSION}, not {version}");

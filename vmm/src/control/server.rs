@@ -255,7 +255,7 @@ impl Clients {
             },
             Request::Events => client.listen(self.served.vm.events().subscribe(self.bell.clone())),
             request => match self.served.at_once(&request) {
-                Some(answer) => client.answer(answer),
+                Some(answer) => answer_to(client, &self.served, answer),
                 None => self.call(token, client, request),
             },
         }
@@ -298,7 +298,7 @@ impl Clients {
         while let Ok((token, answer)) = self.answers.1.try_recv() {
             self.calls -= 1;
             if let Some(client) = self.clients.get_mut(&token) {
-                client.answer(answer);
+                answer_to(client, &self.served, answer);
                 self.converse(token, registry);
             }
         }
@@ -359,6 +359,20 @@ impl Source for Clients {
             self.converse(token, registry);
         }
         self.count();
+    }
+}
+
+/// Answers a client, who may want to follow the task that the answer is about.
+fn answer_to(client: &mut Conversation, served: &Served, answer: Result<Response, CallError>) {
+    let task = match &answer {
+        Ok(Response::Task(document)) if client.wants_to_follow() && !document.task.is_complete => {
+            served.task(document.task.id).ok()
+        }
+        _ => None,
+    };
+    client.answer(answer);
+    if let Some(task) = task {
+        client.follow(task);
     }
 }
 

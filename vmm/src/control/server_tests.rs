@@ -182,7 +182,7 @@ impl World {
 }
 
 fn ask(stream: &mut UnixStream, request: Request) {
-    frame::write(stream, &Call { version: VERSION, request }).unwrap();
+    frame::write(stream, &Call { version: VERSION, request, follow: false }).unwrap();
 }
 
 fn answer_to(stream: &mut UnixStream) -> Option<Response> {
@@ -289,6 +289,36 @@ fn who_listens_hears_of_the_agent_and_of_each_session_that_a_logoff_ends() {
     );
     world.vm.set_state(VmState::Running);
     assert!(events.next(Some(Duration::from_millis(20))).unwrap().is_none(), "each once");
+}
+
+#[test]
+fn work_that_is_followed_from_the_start_has_its_end_seen_though_the_server_ends_at_once() {
+    for _ in 0..50 {
+        let mut world = World::new();
+        let agent = world.agent();
+        let mut client = world.client();
+        let request = Request::Logoff { options: LogoffOptions::default() };
+        let waiter = thread::spawn(move || {
+            let mut accepted = None;
+            let document =
+                client.work_watching(request, Some(LIMIT), |task| accepted = Some(task.id), |_| ());
+            (accepted, document.unwrap())
+        });
+        agent.progress(2);
+        agent.done(TaskResult::Success, HResult::S_OK);
+        let task = loop {
+            if let Some(task) = world.vm.tasks().list().pop() {
+                break task;
+            }
+            thread::yield_now();
+        };
+        task.wait(Some(LIMIT));
+        world.server = None;
+        let (accepted, document) = waiter.join().unwrap();
+        assert_eq!(accepted, Some(document.task.id));
+        assert_eq!(document.task.result, Some(TaskResult::Success));
+        assert!(document.report.is_some());
+    }
 }
 
 #[test]
@@ -401,7 +431,8 @@ fn what_is_no_request_is_refused_and_the_connection_goes_on() {
         stream.write_all(&framed(text)).unwrap();
         assert_eq!(refusal(&mut stream), HResult::E_INVALIDARG, "{text:.60}");
     }
-    frame::write(&mut stream, &Call { version: 2, request: Request::Tasks }).unwrap();
+    frame::write(&mut stream, &Call { version: 2, request: Request::Tasks, follow: false })
+        .unwrap();
     assert_eq!(refusal(&mut stream), HResult::DISP_E_EXCEPTION);
     // A later version may say more than this one knows.
     let more = r#"{"version":1,"colour":3,"request":{"verb":"tasks","by":"name"}}"#;
@@ -444,7 +475,9 @@ fn a_crowd_that_is_being_answered_is_not_disturbed_and_the_next_is_told_to_try_a
 fn a_client_that_asks_and_never_reads_is_sent_away() {
     let world = World::new();
     let mut greedy = world.raw();
-    let question = frame::encode(&Call { version: VERSION, request: Request::Machine }).unwrap();
+    let question =
+        frame::encode(&Call { version: VERSION, request: Request::Machine, follow: false })
+            .unwrap();
     let questions = question.repeat(100);
     let deadline = Instant::now() + LIMIT;
     while greedy.write_all(&questions).is_ok() {

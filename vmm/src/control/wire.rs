@@ -29,6 +29,11 @@ pub struct Call {
     pub version: u32,
     /// What is wanted.
     pub request: Request,
+    /// If it is answered by a task that is not complete: follow that, as [`Request::Wait`] does,
+    /// after the answer. Whoever asked for the task on its own could come too late, for a task that
+    /// turns the machine off is gone with it.
+    #[serde(default)]
+    pub follow: bool,
 }
 
 /// What can be asked of a machine.

@@ -27,16 +27,25 @@ pub(crate) fn work(
 ) -> Result<HResult, CallError> {
     let interrupt = Interrupt::watch(name);
     let mut client = Client::connect(&Runtime::of_user(), name)?;
-    let document = client.work(request)?;
-    interrupt.accepted(document.task.id);
     if args.no_wait {
+        let document = client.work(request)?;
+        interrupt.accepted(document.task.id);
         match format {
             Format::Json => print_json(&document),
             Format::Human => print(&format!("{}\n", document.task.id)),
         }
         return Ok(HResult::S_OK);
     }
-    finish(&mut client, document.task.id, &args.waiting, format)
+    let mut progress = Progress::new(args.waiting.progress, client.name());
+    let document = client.work_watching(
+        request,
+        args.waiting.timeout,
+        |task| interrupt.accepted(task.id),
+        |task| progress.show(task),
+    )?;
+    progress.finish(&document.task);
+    print_document(&document, format);
+    Ok(code(&document))
 }
 
 /// Follows a task, prints how it ended, and returns the code of that.
