@@ -237,6 +237,23 @@ fn newest_task(machine: &Machine) -> Value {
     tasks.last().expect("its start is a task").clone()
 }
 
+#[test]
+fn a_guest_that_does_not_accept_in_time_makes_no_task_and_a_late_acceptance_does_nothing() {
+    let mut machine = machine("deaf", "none");
+    machine.console.run("login-on tty3 bob");
+    machine.wait_for_who(1);
+    let newest = newest_task(&machine);
+    machine.console.run("kill -STOP $(pidof vmm-agent)");
+    let text = refused(&machine.logoff(&[]), 6, "0xA0040202", "VM_E_TIMED_OUT");
+    assert!(text.contains("nobody was logged off"), "{text}");
+    assert_eq!(newest_task(&machine), newest, "there is no task");
+    machine.console.run("kill -CONT $(pidof vmm-agent)");
+    // The agent answers this after what it had not read before.
+    machine.wait_for_users("the agent does not come back", |answer| answer.code == Some(0));
+    assert_eq!(machine.who().len(), 1, "nobody was logged off");
+    ended(&machine.logoff(&[]), 0, "Success", "0x00000000");
+}
+
 /// Starts `vmm logoff` with `options`, interrupts it before or after the commit, and gives its end.
 fn interrupted_logoff(machine: &Machine, options: &[&str], committed: bool) -> Answer {
     let mut call = Command::new(vmm_bin())
