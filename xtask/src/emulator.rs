@@ -45,6 +45,8 @@ pub(crate) struct Lab {
     process: Child,
     /// Lines of the port that tells how far the lab is.
     news: Receiver<String>,
+    /// The same port, to write to.
+    port: Option<UnixStream>,
     copies: Vec<thread::JoinHandle<()>>,
     console: PathBuf,
     /// What QEMU notes: resets, with the processor that caused them.
@@ -96,7 +98,7 @@ impl Lab {
             .spawn()
             .context("cannot start QEMU")?;
         let (sender, news) = channel();
-        let mut lab = Self { process, news, copies: Vec::new(), console, log };
+        let mut lab = Self { process, news, port: None, copies: Vec::new(), console, log };
         let [out, err, told] = ports;
         let (out, err, told) = (lab.accept(&out?)?, lab.accept(&err?)?, lab.accept(&told?)?);
         let printed = printed.clone();
@@ -109,13 +111,7 @@ impl Lab {
         lab.copies.push(thread::spawn(move || {
             copy(err, |bytes| std::io::stderr().write_all(bytes));
         }));
-        let mut port = told.try_clone()?;
-        // Ends when QEMU does.
-        thread::spawn(move || {
-            while port.write_all(b"\n").is_ok() {
-                thread::sleep(PROD);
-            }
-        });
+        lab.port = Some(told.try_clone()?);
         thread::spawn(move || {
             for line in BufReader::new(told).lines().map_while(Result::ok) {
                 if sender.send(line).is_err() {
@@ -147,8 +143,19 @@ impl Lab {
 
     /// Waits for the command's end, and gives its code; none if the lab did not come up.
     pub(crate) fn follow(mut self, limit: Duration) -> Result<Option<u8>> {
-        if self.line(UP_LIMIT).as_deref() != Ok(UP) {
+        let line = self.line(UP_LIMIT);
+        if line.as_deref() != Ok(UP) {
+            say(&format!("the lab is to say {UP:?}, and there was {line:?}"));
             return Ok(None);
+        }
+        // Not before: until the lab has set that port up, it echoes what it gets there.
+        if let Some(mut port) = self.port.take() {
+            // Ends when QEMU does.
+            thread::spawn(move || {
+                while port.write_all(b"\n").is_ok() {
+                    thread::sleep(PROD);
+                }
+            });
         }
         match self.line(limit) {
             Ok(line) => {
