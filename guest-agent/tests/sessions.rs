@@ -87,15 +87,16 @@ impl Guest {
         guest
     }
 
-    /// Shows these processes from now on.
+    /// Shows these processes from now on, and the first one if it is not among them.
     fn show(&self, processes: &[P]) {
+        let first = processes.iter().all(|p| p.pid != 1).then(|| p(1, 0, 1, NO_TTY, "init"));
         let proc = self.0.path().join("proc");
         let _ = fs::remove_dir_all(&proc);
         fs::create_dir_all(proc.join("self/ns")).unwrap();
         symlink("pid:[1]", proc.join("self/ns/pid")).unwrap();
         fs::write(proc.join("self/sessionid"), "4294967295").unwrap();
         for P { pid, parent, sid, tty, comm, uid, audit, title, flags, state, start, namespace } in
-            processes.iter().copied()
+            first.iter().chain(processes).copied()
         {
             let (pid, parent, sid) = (real(pid), real(parent), real(sid));
             let folder = proc.join(pid.to_string());
@@ -175,7 +176,6 @@ fn row(user: &str, tty: &str, members: &[u32]) -> (String, String, Vec<u32>) {
 #[test]
 fn a_login_that_waits_for_its_shell_in_the_same_session_is_one_session_of_the_user() {
     let guest = Guest::new(&[
-        p(1, 0, 1, NO_TTY, "init"),
         p(500, 1, 500, TTY1, "login"),
         p(510, 500, 500, TTY1, "bash").of(1000),
         p(520, 510, 500, TTY1, "vi").of(1000),
@@ -376,7 +376,6 @@ fn neither_pid_1_nor_the_agent_is_ever_a_member_even_if_it_was_named() {
     let mut sessions = guest.sessions();
     sessions[0].leader = 1;
     guest.show(&[
-        p(1, 0, 1, NO_TTY, "init"),
         p(600, 1, 1, NO_TTY, "service"),
         P { flags: KERNEL_THREAD, ..p(601, 1, 0, NO_TTY, "kworker") },
     ]);
@@ -388,4 +387,18 @@ fn neither_pid_1_nor_the_agent_is_ever_a_member_even_if_it_was_named() {
     assert_eq!(guest.members(&sessions, &seen), NOBODY);
     sessions[0].leader = 0;
     assert_eq!(guest.members(&sessions, &seen), NOBODY);
+}
+
+#[test]
+fn where_processes_cannot_be_seen_nobody_is_said_to_be_logged_off() {
+    let guest = Guest::new(&[p(500, 1, 500, TTY1, "bash").of(1000)]);
+    let sessions = guest.sessions();
+    assert_eq!(sessions.len(), 1);
+    // As if it were not mounted.
+    let proc = guest.0.path().join("proc");
+    fs::remove_dir_all(&proc).unwrap();
+    fs::create_dir(&proc).unwrap();
+    assert!(guest.backend().list().is_err());
+    let seen = HashSet::new();
+    assert!(guest.backend().look(&[Known { session: &sessions[0], seen: &seen }]).is_err());
 }

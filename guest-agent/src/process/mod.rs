@@ -112,7 +112,8 @@ impl Proc {
     /// All processes within the scope.
     ///
     /// # Errors
-    /// The directory cannot be read. A process that ends meanwhile is no error.
+    /// The directory cannot be read or does not show processes. A process that ends meanwhile is no
+    /// error.
     pub fn table(&self) -> io::Result<Table> {
         let audited = self.root.join("self/sessionid").exists();
         let mut processes = Vec::new();
@@ -122,6 +123,11 @@ impl Proc {
             if let Some(process) = self.process(pid, audited) {
                 processes.push(process);
             }
+        }
+        // Where no process is seen nobody seems to be logged on.
+        if !processes.iter().any(|process| process.identity.pid == 1) {
+            let text = format!("no process 1 in {}", self.root.display());
+            return Err(io::Error::new(io::ErrorKind::NotFound, text));
         }
         let mut table = Table::new(processes);
         if let Scope::DescendantsOf(ancestor) = self.scope {
