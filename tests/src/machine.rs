@@ -237,6 +237,17 @@ impl Machine {
         self.vmm(&["logoff"], options)
     }
 
+    /// What `vmm task ls` says of its newest task.
+    ///
+    /// # Panics
+    /// There is none, not even its start.
+    #[must_use]
+    pub fn newest_task(&self) -> Value {
+        let document = self.vmm(&["task", "ls"], &[]).json();
+        let tasks = document["tasks"].as_array().expect("tasks are listed");
+        tasks.last().expect("its start is a task").clone()
+    }
+
     /// The id of the machine's process.
     #[must_use]
     pub fn pid(&self) -> u32 {

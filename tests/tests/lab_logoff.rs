@@ -229,24 +229,16 @@ fn an_unknown_name_is_refused_as_unknown() {
     refused(&answer, 3, "0xA0040207", "VM_E_VM_UNKNOWN");
 }
 
-/// The machine's newest task.
-fn newest_task(machine: &Machine) -> Value {
-    let answer = machine.vmm(&["task", "ls"], &[]);
-    let document: Value = serde_json::from_str(&answer.stdout).expect("tasks are listed");
-    let tasks = document["tasks"].as_array().expect("tasks are listed");
-    tasks.last().expect("its start is a task").clone()
-}
-
 #[test]
 fn a_guest_that_does_not_accept_in_time_makes_no_task_and_a_late_acceptance_does_nothing() {
     let mut machine = machine("deaf", "none");
     machine.console.run("login-on tty3 bob");
     machine.wait_for_who(1);
-    let newest = newest_task(&machine);
+    let newest = machine.newest_task();
     machine.console.run("kill -STOP $(pidof vmm-agent)");
     let text = refused(&machine.logoff(&[]), 6, "0xA0040202", "VM_E_TIMED_OUT");
     assert!(text.contains("nobody was logged off"), "{text}");
-    assert_eq!(newest_task(&machine), newest, "there is no task");
+    assert_eq!(machine.newest_task(), newest, "there is no task");
     machine.console.run("kill -CONT $(pidof vmm-agent)");
     // The agent answers this after what it had not read before.
     machine.wait_for_users("the agent does not come back", |answer| answer.code == Some(0));
@@ -269,7 +261,7 @@ fn interrupted_logoff(machine: &Machine, options: &[&str], committed: bool) -> A
     let mut stderr = String::new();
     errors.read_line(&mut stderr).expect("progress is told");
     let deadline = Instant::now() + Duration::from_secs(60);
-    while newest_task(machine)["is_cancelable"] == committed {
+    while machine.newest_task()["is_cancelable"] == committed {
         assert!(Instant::now() < deadline, "the logoff is never committed");
     }
     kill_process(Pid::from_child(&call), Signal::INT).expect("the call is there");
@@ -295,7 +287,7 @@ fn an_interrupt_before_the_commit_cancels_and_one_after_it_only_leaves() {
     let answer = interrupted_logoff(&machine, &["--grace", "15s"], true);
     assert_eq!(answer.code, Some(1), "{answer:?}");
     assert!(answer.stderr.contains("goes on"), "{answer:?}");
-    let id = newest_task(&machine)["id"].to_string();
+    let id = machine.newest_task()["id"].to_string();
     let answer = machine.vmm(&["task", "wait"], &[&id]);
     ended(&answer, 0, "Success", "0x00000000");
     assert_eq!(machine.who(), Vec::<String>::new());

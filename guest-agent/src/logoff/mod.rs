@@ -15,6 +15,7 @@
 //! alone for a moment and are still there.
 
 mod control;
+mod stopwatch;
 mod tracked;
 mod work;
 

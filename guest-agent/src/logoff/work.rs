@@ -2,6 +2,7 @@
 
 use super::Send;
 use super::control::{Control, Lost, Stop};
+use super::stopwatch::Stopwatch;
 use super::tracked::{Phase, Tracked};
 use crate::process::{Handle, Identity};
 use crate::sessions::{Backend, Known, Listing, Member, clean, rows};
@@ -38,12 +39,6 @@ impl End {
     }
 }
 
-/// When the commit was: an instant, and the milliseconds that had gone by before it.
-struct Commit {
-    at: Instant,
-    before: Duration,
-}
-
 /// An operation under way.
 pub(super) struct Work<'a> {
     backend: &'a dyn Backend,
@@ -53,7 +48,8 @@ pub(super) struct Work<'a> {
     send: Send<'a>,
     sessions: Vec<Tracked>,
     watched: HashMap<Identity, Handle>,
-    committed: Option<Commit>,
+    /// Runs from the commit on, also where an earlier agent committed.
+    committed: Option<Stopwatch>,
     looked: Instant,
     ticked: Option<Instant>,
     done: u32,
@@ -108,7 +104,7 @@ impl<'a> Work<'a> {
         }
         self.control.commit()?;
         let before = Duration::from_millis(resumed.unwrap_or(0));
-        self.committed = Some(Commit { at: Instant::now(), before });
+        self.committed = Some(Stopwatch::start(before));
         self.ticked = None;
         self.end_all()
     }
@@ -124,11 +120,11 @@ impl<'a> Work<'a> {
         for tracked in &self.sessions {
             self.backend.notify(&tracked.report.session, &text);
         }
-        let began = Instant::now();
+        let mut noticed = Stopwatch::start(Duration::ZERO);
         loop {
             self.look()?;
             self.tick()?;
-            let left = notice.saturating_sub(began.elapsed());
+            let left = notice.saturating_sub(noticed.read());
             if left.is_zero() || self.sessions.iter().all(Tracked::has_ended) {
                 return Ok(());
             }
@@ -147,7 +143,7 @@ impl<'a> Work<'a> {
             if self.sessions.iter().all(Tracked::has_ended) {
                 return Ok(End::new(TaskResult::Success, HResult::S_OK, ""));
             }
-            let elapsed = self.elapsed();
+            let elapsed = self.elapsed().unwrap_or_default();
             if elapsed >= deadline {
                 return self.give_up(TaskResult::TimeOutError, HResult::VM_E_TIMED_OUT);
             }
@@ -162,10 +158,9 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// The time since the commit, also where an earlier agent committed.
-    fn elapsed(&self) -> Duration {
-        let commit = self.committed.as_ref();
-        commit.map_or(Duration::ZERO, |commit| commit.at.elapsed().saturating_add(commit.before))
+    /// The time since the commit.
+    fn elapsed(&mut self) -> Option<Duration> {
+        self.committed.as_mut().map(Stopwatch::read)
     }
 
     /// Looks at every session anew, and twice where one seems to have ended.
@@ -176,7 +171,7 @@ impl<'a> Work<'a> {
         if ended.any(|(members, tracked)| members.is_empty() && !tracked.has_ended()) {
             second = Some(self.members()?);
         }
-        let elapsed = self.committed.is_some().then(|| self.elapsed());
+        let elapsed = self.elapsed();
         let was_empty: Vec<bool> = first.iter().map(Vec::is_empty).collect();
         let members = second.unwrap_or(first);
         for ((tracked, members), was_empty) in self.sessions.iter_mut().zip(members).zip(was_empty)
