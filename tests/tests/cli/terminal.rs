@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, tcgetattr};
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
@@ -98,4 +98,28 @@ fn a_socket_that_nobody_reads_holds_up_neither_the_guest_nor_its_end() {
     });
     machine.signal(Signal::TERM);
     assert_eq!(machine.status().code(), Some(0));
+}
+
+#[test]
+fn progress_is_a_bar_on_a_terminal_that_can_show_one_and_lines_on_another() {
+    let world = World::new();
+    let (_person, console) = terminal();
+    let _machine = start(&world, &console);
+    let shown = |kind: &str| {
+        let (mut person, terminal) = terminal();
+        let mut command = world.command(VMM);
+        command.args(["reset", "Web"]).env("TERM", kind).stdout(Stdio::null()).stderr(terminal);
+        assert!(command.status().unwrap().success());
+        // It closes our side of the terminal, too.
+        drop(command);
+        let mut text = Vec::new();
+        // A terminal that nobody has open any more ends with an error.
+        let _ = person.read_to_end(&mut text);
+        String::from_utf8(text).unwrap()
+    };
+    let bar = shown("xterm");
+    assert!(bar.contains("[==") && bar.contains("100%"), "{bar:?}");
+    let lines = shown("dumb");
+    assert!(lines.ends_with(": 100% reset the machine\r\n"), "{lines:?}");
+    assert!(!lines.contains('\x1b'), "{lines:?}");
 }

@@ -69,8 +69,13 @@ pub(crate) fn error_json(code: HResult, text: &str) -> Value {
 /// Whether standard error shows colours, and the user wants them: see no-color.org.
 pub(crate) fn is_colourful() -> bool {
     let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    is_capable() && !unwanted
+}
+
+/// Whether standard error is a terminal that can do more than print lines.
+pub(crate) fn is_capable() -> bool {
     let dumb = std::env::var_os("TERM").is_none_or(|terminal| terminal == "dumb");
-    io::stderr().is_terminal() && !unwanted && !dumb
+    io::stderr().is_terminal() && !dumb
 }
 
 /// Prints one document.

@@ -1,10 +1,9 @@
-//! Progress of a task on standard error: a bar on a terminal, lines elsewhere.
+//! Progress of a task on standard error: a bar on a terminal that can show one, lines elsewhere.
 
 use crate::args::ProgressArg;
-use crate::output::say;
+use crate::output::{is_capable, say};
 use indicatif::{ProgressBar, ProgressStyle};
 use protocol::task::{TaskInfo, TaskResult};
-use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 /// How often the bar moves although nothing happens.
@@ -21,7 +20,7 @@ pub(crate) enum Progress {
 impl Progress {
     pub(crate) fn new(arg: ProgressArg, machine: &str) -> Self {
         let bar = match arg {
-            ProgressArg::Auto => io::stderr().is_terminal(),
+            ProgressArg::Auto => is_capable(),
             ProgressArg::Bar => true,
             ProgressArg::Plain => false,
             ProgressArg::None => return Self::None,
