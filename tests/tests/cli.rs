@@ -1,5 +1,7 @@
 //! The `vmm` command from outside: what it refuses and how, and machines without a Linux in them.
 
+#[path = "cli/catalog.rs"]
+mod catalog;
 #[path = "cli/console.rs"]
 mod console;
 #[path = "cli/events.rs"]
@@ -10,6 +12,8 @@ mod guest;
 mod help;
 #[path = "cli/power.rs"]
 mod power;
+#[path = "cli/start.rs"]
+mod start;
 #[path = "cli/tasks.rs"]
 mod tasks;
 #[path = "cli/terminal.rs"]
@@ -43,6 +47,13 @@ fn wrong_usage_exits_with_2_and_names_what_was_wrong() {
         (&["task", "show"], "<ID>"),
         (&["stop", "web", "--forced"], "--guest"),
         (&["completions", "cmd"], "cmd"),
+        (&["run", "web", "--memory", "1G"], "--kernel"),
+        (&["create", "web"], "--kernel"),
+        (&["create", "web", "--kernel", "k", "--console", "stdio"], "file=PATH"),
+        (&["create", "web", "--kernel", "k", "--read", "@"], "'@'"),
+        (&["start"], "<NAME>"),
+        (&["start", "web", "--wait", "spring"], "spring"),
+        (&["register"], "<FILE>"),
     ] {
         let human = world.vmm(arguments);
         assert_eq!(human.code, Some(2), "{human:?}");
@@ -72,6 +83,7 @@ fn a_machine_that_does_not_exist_is_unknown_to_every_verb() {
             &["info"],
             &["events"],
             &["task", "ls"],
+            &["show"],
         ] {
             let (exit, code, _) = world.json(&[verb, &[name]].concat()).refusal();
             assert_eq!((exit, code.as_str()), (Some(3), "0xA0040207"), "{verb:?} {name:?}");
@@ -82,7 +94,7 @@ fn a_machine_that_does_not_exist_is_unknown_to_every_verb() {
     for verb in ["show", "wait", "cancel"] {
         let human = world.vmm(&["task", verb, "web", "1"]);
         assert_eq!(human.code, Some(3));
-        assert!(human.stderr.starts_with("error: no machine named \"web\""), "{human:?}");
+        assert!(human.stderr.starts_with("error: there is no machine named \"web\""), "{human:?}");
     }
     assert_eq!(world.json(&["ls"]).json(), serde_json::json!({ "machines": [] }));
     assert!(!world.runtime().exists(), "looking makes nothing");

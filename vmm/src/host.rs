@@ -6,7 +6,7 @@ use crate::control::access::Access;
 use crate::control::server::Server;
 use crate::error::{CallError, chain};
 use crate::runtime::{Place, Runtime, RuntimeError};
-use crate::task::Tasks;
+use crate::task::{Task, Tasks};
 use crate::vm::Vm;
 use protocol::HResult;
 use std::io;
@@ -36,38 +36,49 @@ pub struct Host {
 }
 
 impl Host {
-    /// Gives a machine, which is turned off, its place in `runtime`, and serves it to whoever
-    /// `access` admits.
+    /// Gives a machine its place in `runtime`, turns it on, and serves it to whoever `access` admits;
+    /// with it comes the task of the start. It is for a process that ends with the machine, so nobody
+    /// can start the machine again.
     ///
     /// # Errors
     /// The configuration is not valid, the name is in use (`VM_E_VM_RUNNING`), or the place cannot
     /// be made.
-    pub fn new(
+    pub fn launch(
         runtime: &Runtime,
         config: MachineConfig,
         access: Access,
-    ) -> Result<Self, CallError> {
-        Self::at(runtime.claim(&config.name)?, runtime, config, access)
+    ) -> Result<(Self, Task), CallError> {
+        Self::at(runtime.claim(&config.name)?, runtime, config, access, Vm::startup_once)
     }
 
     /// The machine `name` of `catalog`, which is turned off, as its definition has it. Where that
     /// names no file for the console, people can [attach](crate::console::hub) to it.
     ///
     /// # Errors
-    /// There is no such machine, its definition has a fault, or as for [`new`](Self::new).
+    /// There is no such machine, its definition has a fault, or as for [`launch`](Self::launch).
     pub fn registered(catalog: &Catalog, name: &str) -> Result<Self, CallError> {
-        Self::registered_with(catalog, name, Console::Attach)
+        Ok(Self::of_definition(catalog, name, Console::Attach, |_| Ok(()))?.0)
     }
 
-    /// As [`registered`](Self::registered), with this console where the definition names no file.
+    /// As [`launch`](Self::launch), for the machine `name` of `catalog`, with this console where its
+    /// definition names no file.
     ///
     /// # Errors
-    /// As [`registered`](Self::registered).
-    pub fn registered_with(
+    /// As for [`registered`](Self::registered).
+    pub fn launch_registered(
         catalog: &Catalog,
         name: &str,
         console: Console,
-    ) -> Result<Self, CallError> {
+    ) -> Result<(Self, Task), CallError> {
+        Self::of_definition(catalog, name, console, Vm::startup_once)
+    }
+
+    fn of_definition<T>(
+        catalog: &Catalog,
+        name: &str,
+        console: Console,
+        begin: impl FnOnce(&Vm) -> Result<T, CallError>,
+    ) -> Result<(Self, T), CallError> {
         let machine = catalog.get(name)?;
         // From here on the definition stays what it is.
         let place = catalog.runtime().claim(&machine.name)?;
@@ -78,29 +89,33 @@ impl Host {
             config.console = console;
         }
         let access = Access::of_list(&definition.access);
-        let host = Self::at(place, catalog.runtime(), config, access)?;
-        host.vm.guest_os().set_host_time_sync(definition.integration.host_time_sync);
-        Ok(host)
+        Self::at(place, catalog.runtime(), config, access, |vm| {
+            vm.guest_os().set_host_time_sync(definition.integration.host_time_sync);
+            begin(vm)
+        })
     }
 
-    fn at(
+    /// Does `begin` with the machine before others can reach it.
+    fn at<T>(
         place: Place,
         runtime: &Runtime,
         config: MachineConfig,
         access: Access,
-    ) -> Result<Self, CallError> {
+        begin: impl FnOnce(&Vm) -> Result<T, CallError>,
+    ) -> Result<(Self, T), CallError> {
         let tasks = Tasks::numbered(runtime.task_ids());
         let vm = Arc::new(Vm::with_tasks(config, Some(&place.vsock()), tasks)?);
         let failed = |error: io::Error| {
             let text = format!("cannot serve {}: {error}", place.control().display());
             CallError::new(HResult::DISP_E_EXCEPTION, text)
         };
+        let begun = begin(&vm)?;
         let listener = UnixListener::bind(place.control()).map_err(failed)?;
         if access.grants_anything() {
             place.open_to_others().map_err(failed)?;
         }
         let server = Server::start(listener, vm.clone(), access).map_err(failed)?;
-        Ok(Self { _server: server, vm, _place: place })
+        Ok((Self { _server: server, vm, _place: place }, begun))
     }
 
     /// The machine.

@@ -5,7 +5,8 @@
 //! `-- web/            mode 0700; the name in lower case, for names differ only by their letters
 //!     |-- lock        held by the machine's process, and holds its name as it was written
 //!     |-- control.sock
-//!     `-- vsock.sock
+//!     |-- vsock.sock
+//!     `-- log         what the machine's process last said, if that has no terminal; it stays
 //! ```
 //!
 //! Beside the directories a file holds the last id of a task, so that ids are unique among machines.
@@ -31,6 +32,8 @@ const OTHERS_WRITE: u32 = 0o022;
 const STICKY: u32 = 0o1000;
 /// The file with the id of the last task; no machine can have this name.
 const LAST_TASK: &str = ":last-task";
+/// What the machine's process says.
+const LOG: &str = "log";
 /// Bytes of the longest name.
 const NAME_BYTES: u64 = NAME_MAX as u64 * 4;
 
@@ -126,27 +129,9 @@ impl Runtime {
         if vsock.as_os_str().len() + PORT_SUFFIX > SOCKET_PATH_MAX {
             return Err(RuntimeError::TooLong(vsock));
         }
-        let failed = |path: &Path| {
-            let path = path.to_owned();
-            move |source| RuntimeError::Io { path, source }
-        };
-        let make = |recursive: bool, path: &Path| {
-            let made = DirBuilder::new().recursive(recursive).mode(0o700).create(path);
-            match made {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-                made => made.map_err(failed(path)),
-            }
-        };
-        make(true, &self.base)?;
-        if !is_safe(&self.base) {
-            return Err(RuntimeError::NotOurs(self.base.clone()));
-        }
         let lock_path = directory.join("lock");
         let lock = loop {
-            make(false, &directory)?;
-            if !is_ours(&directory) {
-                return Err(RuntimeError::NotOurs(directory));
-            }
+            self.make(&directory)?;
             let lock = match open_lock(&lock_path) {
                 // Its former owner removed the directory in between.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -174,6 +159,55 @@ impl Runtime {
             .and_then(|()| file.write_all(name.as_bytes()))
             .map_err(failed(&lock_path))?;
         Ok(place)
+    }
+
+    /// Makes the directory of a machine.
+    fn make(&self, directory: &Path) -> Result<(), RuntimeError> {
+        let make = |recursive: bool, path: &Path| {
+            let made = DirBuilder::new().recursive(recursive).mode(0o700).create(path);
+            match made {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+                made => made.map_err(failed(path)),
+            }
+        };
+        make(true, &self.base)?;
+        if !is_safe(&self.base) {
+            return Err(RuntimeError::NotOurs(self.base.clone()));
+        }
+        make(false, directory)?;
+        if !is_ours(directory) {
+            return Err(RuntimeError::NotOurs(directory.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Begins the log of the machine `name`, for a process that is to run it and has no terminal.
+    ///
+    /// # Errors
+    /// The name is not allowed, or the log cannot be made safely.
+    pub fn begin_log(&self, name: &str) -> Result<File, RuntimeError> {
+        check_name(name)?;
+        let path = self.log(name);
+        loop {
+            self.make(&self.directory(name))?;
+            let mut options = OpenOptions::new();
+            options.append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+            match options.open(&path) {
+                // A machine that ended removed the directory in between.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                log => {
+                    let log = log.map_err(failed(&path))?;
+                    log.set_len(0).map_err(failed(&path))?;
+                    return Ok(log);
+                }
+            }
+        }
+    }
+
+    /// Where the log of the machine `name` is, if it has one.
+    #[must_use]
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.directory(name).join(LOG)
     }
 
     /// The name of the machine `name` as it was written when it was started, if it is alive.
@@ -232,7 +266,7 @@ impl Runtime {
     }
 }
 
-/// A machine's place. Dropping it frees the name and leaves nothing behind.
+/// A machine's place. Dropping it frees the name and leaves nothing behind but a log.
 #[derive(Debug)]
 pub struct Place {
     directory: PathBuf,
@@ -252,6 +286,12 @@ impl Place {
         self.directory.join("vsock.sock")
     }
 
+    /// Removes the log: the machine is to leave nothing behind.
+    pub(crate) fn remove_log(&self) {
+        // None is as good.
+        let _ = fs::remove_file(self.directory.join(LOG));
+    }
+
     /// Lets others reach the control socket, which decides what they may; they still cannot look
     /// around.
     ///
@@ -263,6 +303,12 @@ impl Place {
         set(&self.directory, 0o711)?;
         self.directory.parent().map_or(Ok(()), |base| set(base, 0o711))
     }
+}
+
+/// A refusal of the system to use `path`.
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> RuntimeError + use<> {
+    let path = path.to_owned();
+    move |source| RuntimeError::Io { path, source }
 }
 
 /// The number after that in `path`, which is written there.

@@ -12,7 +12,7 @@
 //! [started](VirtualMachine::startup) here runs in this process, until it ends or the last object
 //! for it is dropped.
 
-use crate::catalog::{Catalog, Definition, Registered};
+use crate::catalog::{Catalog, CatalogError, Definition, Registered};
 use crate::control::access::unknown;
 use crate::control::client::{Client, Events};
 use crate::control::wire::{MachineInfo, Property, Request, TaskDocument};
@@ -167,6 +167,29 @@ impl VirtualPc {
         self.tasks()?.into_iter().find(|task| task.id == id).ok_or_else(|| {
             let text = format!("no machine has a task {id}; `vmm task ls` lists those there are");
             CallError::new(HResult::DISP_E_BADINDEX, text)
+        })
+    }
+
+    /// A connection to whichever process runs the machine `name`.
+    ///
+    /// # Errors
+    /// `VM_E_VM_NOT_RUNNING` if no process does, or it is just starting or ending;
+    /// `VM_E_VM_UNKNOWN` if there is no such machine, or it is not this user's.
+    pub fn connect(&self, name: &str) -> Result<Client, CallError> {
+        Client::connect(self.catalog.runtime(), name).map_err(|error| {
+            if error.code != HResult::VM_E_VM_UNKNOWN {
+                return error;
+            }
+            match (self.catalog.get(name), admit(Verb::GuestWork, VmState::TurnedOff)) {
+                (Ok(machine), Err(off)) => {
+                    let text = format!("{}: {}; `vmm start` turns it on", machine.name, off.text);
+                    CallError::new(off.code, text)
+                }
+                (Err(unknown @ CatalogError::Unknown { nearest: Some(_), .. }), _) => {
+                    unknown.into()
+                }
+                _ => unknown(name),
+            }
         })
     }
 
@@ -342,18 +365,8 @@ impl VirtualMachine {
         Ok(self.pc.catalog.get(&self.name)?)
     }
 
-    /// A connection to whichever process runs it.
     fn client(&self) -> Result<Client, CallError> {
-        Client::connect(self.pc.catalog.runtime(), &self.name).map_err(|error| {
-            let known = matches!(self.pc.catalog.find(&self.name), Ok(Some(_)));
-            match (error.code, admit(Verb::GuestWork, VmState::TurnedOff)) {
-                (HResult::VM_E_VM_UNKNOWN, Err(off)) if known => {
-                    CallError::new(off.code, format!("{}: {}", self.name, off.text))
-                }
-                (HResult::VM_E_VM_UNKNOWN, _) => unknown(&self.name),
-                _ => error,
-            }
-        })
+        self.pc.connect(&self.name)
     }
 
     fn work(&self, request: Request) -> Result<Task, CallError> {

@@ -130,6 +130,8 @@ struct Life {
     console: Option<ConsoleHub>,
     /// The host wants the machine off.
     unwanted: bool,
+    /// It is not to be started again.
+    once: bool,
     /// Whoever waits for the machine to run, to boot anew, to be off.
     startup: Option<Work>,
     resets: Vec<Work>,
@@ -234,10 +236,15 @@ impl Vm {
     /// Turns the machine on: `IVMVirtualMachine::Startup`. The task is complete when it runs.
     ///
     /// # Errors
-    /// `VM_E_VM_RUNNING` if it is not turned off; `VM_E_OUT_OF_RESOURCE` without a thread for it.
-    /// What is wrong with host or files comes through the task.
+    /// `VM_E_VM_RUNNING` if it is not turned off; `VM_E_OUT_OF_RESOURCE` without a thread for it;
+    /// `VM_E_APP_SHUTTING_DOWN` if it has ended and its process is about to. What is wrong with host
+    /// or files comes through the task.
     pub fn startup(&self) -> Result<Task, CallError> {
         let mut life = self.inner.admit(Verb::Startup)?;
+        if life.once && life.end.is_some() {
+            let text = "the machine's process is ending; try again";
+            return Err(CallError::new(HResult::VM_E_APP_SHUTTING_DOWN, text));
+        }
         if let Some(former) = life.thread.take() {
             // It has ended, or is about to: turning the machine off was its last act.
             let _ = former.join();
@@ -253,6 +260,16 @@ impl Vm {
         life.startup = Some(work);
         self.inner.enter(VmState::TurningOn);
         Ok(task)
+    }
+
+    /// As [`startup`](Self::startup), for the only time: the machine's process ends with it, so that
+    /// another start would be lost.
+    ///
+    /// # Errors
+    /// As for [`startup`](Self::startup).
+    pub(crate) fn startup_once(&self) -> Result<Task, CallError> {
+        self.inner.lock().once = true;
+        self.startup()
     }
 
     /// Turns the machine off, as if its plug was pulled: `IVMVirtualMachine::TurnOff`. The task is

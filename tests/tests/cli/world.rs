@@ -49,9 +49,14 @@ impl World {
         self.folder.path().join("run")
     }
 
+    pub(crate) fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command.env("VMM_RUNTIME_DIR", self.runtime());
+        command.env("VMM_DATA_DIR", self.data());
         command.env("XDG_CACHE_HOME", self.folder.path().join("cache"));
         command.env_remove("VMM_LOG").stdin(Stdio::null());
         command
@@ -73,6 +78,20 @@ impl World {
 
     pub(crate) fn kernel(&self, code: &[u8]) -> String {
         self.file(&format!("kernel-{}", code.len()), &elf(code))
+    }
+
+    /// Creates the machine `name` with a kernel of `code`.
+    pub(crate) fn create(&self, name: &str, code: &[u8]) {
+        let kernel = self.kernel(code);
+        let created = self.vmm(&["create", name, "--kernel", &kernel, "--memory", "32M"]);
+        assert_eq!(created.code, Some(0), "{created:?}");
+    }
+
+    /// What `vmm ls` says of the machine `name`.
+    pub(crate) fn listed(&self, name: &str) -> Value {
+        let listed = self.json(&["ls"]).json();
+        let mut machines = listed["machines"].as_array().unwrap().iter();
+        machines.find(|machine| machine["name"] == name).cloned().unwrap_or_default()
     }
 
     /// `vmm run` with a kernel that must not start, and what it answers.
@@ -115,6 +134,22 @@ impl World {
         let mut command = self.command(VMM);
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Machine { child: command.spawn().unwrap() }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // Machines in the background do not outlive the test.
+        let ours = format!("VMM_RUNTIME_DIR={}", self.runtime().display());
+        for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let environment = fs::read(process.path().join("environ")).unwrap_or_default();
+            let is_ours = environment.split(|byte| *byte == 0).any(|word| word == ours.as_bytes());
+            let pid = process.file_name().to_str().and_then(|name| name.parse().ok());
+            if let Some(pid) = pid.filter(|_| is_ours).and_then(rustix::process::Pid::from_raw) {
+                // Ended already is as good.
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
     }
 }
 

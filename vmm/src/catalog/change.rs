@@ -127,11 +127,14 @@ impl Catalog {
     /// There is no such machine, it is running, or the catalog cannot be written.
     pub fn delete(&self, name: &str) -> Result<(), CatalogError> {
         let (change, key, folder, kept) = self.change_machine(name)?;
-        let _stopped = self.hold(name)?;
+        let stopped = self.hold(name)?;
         if let Kept::Elsewhere(path) = kept {
             remove_own(&path).map_err(CatalogError::io(&path))?;
         }
         folder.remove(DEFINITION)?;
+        if let Some(place) = &stopped {
+            place.remove_log();
+        }
         change.base.remove_folder(&key, &folder)
     }
 

@@ -143,7 +143,7 @@ impl Access {
 
 /// What somebody for whom a machine does not exist is told.
 pub(crate) fn unknown(name: &str) -> CallError {
-    let text = format!("no machine named {name:?} is running; `vmm ls` lists those that are");
+    let text = format!("there is no machine named {name:?}; `vmm ls` lists those there are");
     CallError::new(HResult::VM_E_VM_UNKNOWN, text)
 }
 

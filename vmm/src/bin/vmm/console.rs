@@ -1,5 +1,6 @@
 //! `vmm console`: a machine's serial console, attached to this terminal.
 
+use crate::machines::connect;
 use crate::output::{Outcome, say};
 use crate::signals;
 use crate::terminal::{Restore, Terminal};
@@ -10,9 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use vmm::control::client::Client;
 use vmm::error::CallError;
-use vmm::runtime::Runtime;
 
 /// `Ctrl-A`: the next key is for this command.
 const ESCAPE: u8 = 0x01;
@@ -32,7 +31,7 @@ pub(crate) fn console(name: &str) -> Outcome {
         std::process::exit(EXIT_SIGNAL + signal);
     })
     .map_err(|error| failed(&error))?;
-    let client = Client::connect(&Runtime::of_user(), name)?;
+    let client = connect(name)?;
     let name = client.name().to_owned();
     let (stream, printed) = client.console()?;
     let keys = stream.try_clone().map_err(|error| failed(&error))?;

@@ -5,6 +5,7 @@
 //! here.
 
 use crate::args::Format;
+use crate::machines::connect;
 use crate::output::{Outcome, line_of, reader_has_gone, write_line};
 use protocol::HResult;
 use serde_json::json;
@@ -23,7 +24,7 @@ const LOOK: Duration = Duration::from_millis(250);
 pub(crate) fn events(name: Option<&str>, format: Format) -> Outcome {
     match name {
         Some(name) => {
-            let client = Client::connect(&Runtime::of_user(), name)?;
+            let client = connect(name)?;
             let name = client.name().to_owned();
             tell(&name, client.events()?, format)?;
             Ok(0)

@@ -1,6 +1,7 @@
 //! Asking for work that takes time, and following it: progress, time-out, Ctrl-C.
 
 use crate::args::{Format, WaitArgs, WorkArgs};
+use crate::machines::connect;
 use crate::output::{print, print_json, say};
 use crate::progress::Progress;
 use crate::report::print_document;
@@ -10,7 +11,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use vmm::control::client::Client;
 use vmm::control::wire::{Request, TaskDocument};
 use vmm::error::CallError;
-use vmm::runtime::Runtime;
 
 /// The exit code of a caller that left while the work went on.
 const EXIT_DETACHED: i32 = 1;
@@ -26,7 +26,7 @@ pub(crate) fn work(
     format: Format,
 ) -> Result<HResult, CallError> {
     let interrupt = Interrupt::watch(name);
-    let mut client = Client::connect(&Runtime::of_user(), name)?;
+    let mut client = connect(name)?;
     if args.no_wait {
         let document = client.work(request)?;
         interrupt.accepted(document.task.id);
@@ -63,7 +63,7 @@ pub(crate) fn finish(
 }
 
 /// How a task ended, or that it did not within the caller's time.
-fn code(document: &TaskDocument) -> HResult {
+pub(crate) fn code(document: &TaskDocument) -> HResult {
     if document.task.is_complete { document.task.error } else { HResult::VM_E_TIMED_OUT }
 }
 
@@ -120,7 +120,7 @@ impl Interrupt {
 /// Cancels a task, so that whoever waits for it sees its end; if that is not possible any more, ends
 /// this process.
 fn cancel_or_leave(name: &str, id: u32) {
-    let cancelled = Client::connect(&Runtime::of_user(), name).and_then(|mut client| {
+    let cancelled = connect(name).and_then(|mut client| {
         client.cancel(id).or_else(|refusal| match client.task(id) {
             // It ended by itself meanwhile.
             Ok(document) if document.task.is_complete => Ok(document),

@@ -2,17 +2,16 @@
 
 use crate::args::{Format, LogoffArgs, ParamVerb, PowerArgs};
 use crate::follow;
+use crate::machines::connect;
 use crate::output::{Outcome, exit_code, or_dash, print, print_json, print_table, print_value};
 use protocol::HResult;
 use protocol::task::LogoffOptions;
 use serde_json::{Value, json};
 use std::time::Duration;
-use vmm::control::client::Client;
 use vmm::control::wire::Request;
-use vmm::runtime::Runtime;
 
 pub(crate) fn users(name: &str, format: Format) -> Outcome {
-    let sessions = Client::connect(&Runtime::of_user(), name)?.sessions()?;
+    let sessions = connect(name)?.sessions()?;
     match format {
         Format::Json => print_json(&sessions),
         Format::Human if sessions.sessions.is_empty() => print("nobody is logged on\n"),
@@ -62,11 +61,10 @@ pub(crate) fn restart(args: &PowerArgs, format: Format) -> Outcome {
 }
 
 pub(crate) fn parameter(verb: &ParamVerb, format: Format) -> Outcome {
-    let runtime = Runtime::of_user();
     match verb {
         ParamVerb::Get { name, key } => {
             let request = Request::GetParameter { name: key.clone() };
-            let value = Client::connect(&runtime, name)?.value(request)?;
+            let value = connect(name)?.value(request)?;
             match (format, &value) {
                 (Format::Json, _) => print_json(&json!({ "name": key, "value": value })),
                 (Format::Human, Value::String(text)) => print_value(text),
@@ -75,7 +73,7 @@ pub(crate) fn parameter(verb: &ParamVerb, format: Format) -> Outcome {
         }
         ParamVerb::Set { name, key, value } => {
             let request = Request::SetParameter { name: key.clone(), value: value.clone() };
-            Client::connect(&runtime, name)?.act(request)?;
+            connect(name)?.act(request)?;
             if format == Format::Json {
                 print_json(&json!({ "name": key, "value": value }));
             }

@@ -13,8 +13,9 @@ use std::path::Path;
 
 /// What one wants to do, and the verbs for it.
 const GROUPS: &[(&str, &[&str])] = &[
-    ("Run machines", &["run", "stop", "reset", "pause", "resume", "console"]),
-    ("Look", &["ls", "info", "events"]),
+    ("Keep machines", &["create", "register", "unregister", "rm"]),
+    ("Run machines", &["start", "run", "stop", "reset", "pause", "resume", "console"]),
+    ("Look", &["ls", "show", "info", "events"]),
     ("Work with the guest", &["users", "logoff", "shutdown", "restart", "param"]),
     ("Follow work", &["task"]),
     ("This host", &["doctor", "completions", "man"]),

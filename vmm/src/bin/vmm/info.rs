@@ -1,14 +1,13 @@
 //! `vmm info`: what a guest and its agent say of themselves.
 
 use crate::args::Format;
-use crate::machines::agent;
-use crate::output::{Outcome, error_json, print_json, print_table, time};
+use crate::machines::{agent, connect};
+use crate::output::{Outcome, error_json, print_json, print_table, time, words};
 use protocol::HResult;
 use serde_json::{Map, Value, json};
 use vmm::control::client::Client;
 use vmm::control::wire::{MachineInfo, Property};
 use vmm::error::CallError;
-use vmm::runtime::Runtime;
 
 /// All properties: those that the host answers come first.
 const PROPERTIES: &[Property] = &[
@@ -41,7 +40,7 @@ const PROPERTIES: &[Property] = &[
 type Answered = (String, Result<Value, CallError>);
 
 pub(crate) fn info(name: &str, format: Format) -> Outcome {
-    let mut client = Client::connect(&Runtime::of_user(), name)?;
+    let mut client = connect(name)?;
     let machine = client.machine()?;
     let guest = ask(&mut client)?;
     match format {
@@ -115,16 +114,4 @@ fn rows(machine: &MachineInfo, guest: &[Answered]) -> Vec<Vec<String>> {
         }
     }
     rows
-}
-
-/// A value for people.
-fn words(value: &Value) -> String {
-    match value {
-        Value::Null => "-".into(),
-        Value::Bool(true) => "yes".into(),
-        Value::Bool(false) => "no".into(),
-        Value::String(text) if text.is_empty() => "-".into(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
 }

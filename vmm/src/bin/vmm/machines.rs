@@ -1,11 +1,53 @@
-//! Machines that run: asking all of them at once, and what is known of their agents.
+//! Machines by their names, in the catalog and running: connecting to one, asking all that run.
 
 use crate::output::time;
 use std::thread;
+use std::time::{Duration, Instant};
 use vmm::control::client::Client;
 use vmm::control::wire::MachineInfo;
 use vmm::error::CallError;
 use vmm::runtime::Runtime;
+use vmm::state::VmState;
+use vmm::{HResult, VirtualPc};
+
+/// How long a machine's process may take to end when the machine is off.
+const ENDING: Duration = Duration::from_secs(10);
+/// How often one that ends is looked at.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// A connection to the process of the machine `name`.
+pub(crate) fn connect(name: &str) -> Result<Client, CallError> {
+    VirtualPc::of_user().connect(name)
+}
+
+/// Tries again what is possible with a machine that is off, as long as the machine `name` is only
+/// ending: to whoever turned it off, it is off.
+pub(crate) fn once_off<T>(
+    name: &str,
+    mut attempt: impl FnMut() -> Result<T, CallError>,
+) -> Result<T, CallError> {
+    let deadline = Instant::now() + ENDING;
+    loop {
+        match attempt() {
+            Err(error) if is_ending(name, &error) && Instant::now() < deadline => {
+                thread::sleep(LOOK);
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Whether a machine that refuses like this will soon be no more.
+fn is_ending(name: &str, refusal: &CallError) -> bool {
+    match refusal.code {
+        HResult::VM_E_APP_SHUTTING_DOWN | HResult::VM_E_VM_NOT_RUNNING => true,
+        HResult::VM_E_VM_RUNNING => match connect(name).and_then(|mut client| client.machine()) {
+            Ok(machine) => matches!(machine.state, VmState::TurningOff | VmState::TurnedOff),
+            Err(error) => error.code == HResult::VM_E_VM_NOT_RUNNING,
+        },
+        _ => false,
+    }
+}
 
 /// What each running machine answers to `ask`, in the order of their names. One that ends meanwhile
 /// is left out, and so is one that refuses. One that is slow keeps no other waiting.

@@ -1,6 +1,7 @@
 //! The `vmm` command: starts machines, and works with their guests.
 
 mod args;
+mod catalog;
 mod console;
 mod events;
 mod follow;
@@ -11,10 +12,12 @@ mod machines;
 mod output;
 mod power;
 mod progress;
+mod readiness;
 mod report;
 mod run;
 mod show;
 mod signals;
+mod start;
 mod tasks;
 mod terminal;
 
@@ -45,12 +48,18 @@ fn main() -> ExitCode {
     let format = args.format;
     let outcome = match args.verb {
         Verb::Run(run) => run::run(run, format),
+        Verb::Start(start) => start::start(&start, format),
         Verb::Stop(stop) => power::stop(&stop, format),
         Verb::Reset(reset) => power::reset(&reset, format),
         Verb::Pause(machine) => power::pause(&machine.name, format),
         Verb::Resume(machine) => power::resume(&machine.name, format),
         Verb::Console(machine) => console::console(&machine.name),
+        Verb::Create(create) => catalog::create(create, format),
+        Verb::Register(register) => catalog::register(&register, format),
+        Verb::Unregister(machine) => catalog::unregister(&machine.name, format),
+        Verb::Rm(machine) => catalog::remove(&machine.name, format),
         Verb::Ls => show::machines(format),
+        Verb::Show(machine) => show::machine(&machine.name, format),
         Verb::Info(machine) => info::info(&machine.name, format),
         Verb::Events { name } => events::events(name.as_deref(), format),
         Verb::Users(machine) => guest::users(&machine.name, format),

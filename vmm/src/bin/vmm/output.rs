@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 use std::io::{self, IsTerminal, Write};
 use vmm::error::CallError;
 
-/// Characters of a line of a table.
+/// Characters of a line of a table, and the fewest that it is cut to for a narrow terminal.
 const LINE: usize = 80;
+const LINE_MIN: usize = 40;
 /// Between two columns.
 const GAP: &str = "  ";
 
@@ -36,7 +37,10 @@ impl From<CallError> for Failure {
 pub(crate) fn exit_code(code: HResult) -> u8 {
     match code {
         HResult::S_OK => 0,
-        HResult::E_INVALIDARG => 2,
+        HResult::E_INVALIDARG
+        | HResult::VM_E_CONFIG_NO_NAME
+        | HResult::VM_E_CONFIG_NAME_TOO_LONG
+        | HResult::VM_E_CONFIG_NAME_INVALID_CHAR => 2,
         HResult::VM_E_VM_UNKNOWN => 3,
         HResult::VM_E_VM_NOT_RUNNING => 4,
         HResult::VM_E_ADDITIONS_NOT_AVAIL | HResult::VM_E_ADDITIONS_FEATURE_NOT_AVAIL => 5,
@@ -141,20 +145,36 @@ fn harmless(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' { '?' } else { c }).collect()
 }
 
-/// Prints `rows` below `head`.
-pub(crate) fn print_table(head: &[&str], rows: &[Vec<String>]) {
-    print(&table(head, rows));
+/// Prints what has a name each, a line each: the values are whole, for people copy them.
+pub(crate) fn print_properties(rows: &[(&str, String)]) {
+    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    for (name, value) in rows {
+        print(&format!("{name:width$}{GAP}{}\n", value.replace('\n', " ")));
+    }
 }
 
-/// Columns as wide as they must be; the widest are cut until a line fits.
-fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+/// Prints `rows` below `head`.
+pub(crate) fn print_table(head: &[&str], rows: &[Vec<String>]) {
+    print(&table(head, rows, line()));
+}
+
+/// Characters of a line where standard output goes.
+fn line() -> usize {
+    let size = rustix::termios::tcgetwinsize(io::stdout());
+    let columns = size.map_or(0, |size| usize::from(size.ws_col));
+    // Terminals that do not know say zero.
+    if columns == 0 { LINE } else { columns.clamp(LINE_MIN, LINE) }
+}
+
+/// Columns as wide as they must be; the widest are cut until a line has `length` characters.
+fn table(head: &[&str], rows: &[Vec<String>], length: usize) -> String {
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(String::as_str);
         cells.chain(head.get(column).copied()).map(|cell| cell.chars().count()).max().unwrap_or(0)
     };
     let mut widths: Vec<usize> = (0..head.len()).map(width).collect();
     let gaps = GAP.len() * head.len().saturating_sub(1);
-    while widths.iter().sum::<usize>() + gaps > LINE {
+    while widths.iter().sum::<usize>() + gaps > length {
         match widths.iter_mut().max() {
             Some(widest) if *widest > 1 => *widest -= 1,
             _ => break,
@@ -194,6 +214,20 @@ pub(crate) fn or_dash(text: &str) -> String {
     if text.is_empty() { "-".into() } else { text.to_owned() }
 }
 
+/// A value for people.
+pub(crate) fn words(value: &Value) -> String {
+    match value {
+        Value::Null => "-".into(),
+        Value::Bool(true) => "yes".into(),
+        Value::Bool(false) => "no".into(),
+        Value::String(text) if text.is_empty() => "-".into(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) if items.is_empty() => "-".into(),
+        Value::Array(items) => items.iter().map(words).collect::<Vec<_>>().join(", "),
+        other => other.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,10 +238,13 @@ mod tests {
             vec!["é".repeat(300), "x".repeat(300), "short".into()],
             vec!["a".into(), String::new(), "b".into()],
         ];
-        let text = table(&["ONE", "TWO", "THREE"], &rows);
-        assert!(text.lines().all(|line| line.chars().count() <= LINE), "{text}");
-        assert!(text.lines().nth(1).unwrap().ends_with("…  short"), "{text}");
-        assert_eq!(table(&["A", "B"], &[vec!["xyz".into(), "-".into()]]), "A    B\nxyz  -\n");
+        for length in [LINE_MIN, LINE] {
+            let text = table(&["ONE", "TWO", "THREE"], &rows, length);
+            assert!(text.lines().all(|line| line.chars().count() <= length), "{text}");
+            assert!(text.lines().nth(1).unwrap().ends_with("…  short"), "{text}");
+        }
+        let text = table(&["A", "B"], &[vec!["xyz".into(), "-".into()]], LINE);
+        assert_eq!(text, "A    B\nxyz  -\n");
     }
 
     #[test]

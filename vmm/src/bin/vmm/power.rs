@@ -2,11 +2,10 @@
 
 use crate::args::{Format, NamedWork, StopArgs};
 use crate::follow;
+use crate::machines::connect;
 use crate::output::{Outcome, exit_code, print, print_json};
 use serde_json::json;
-use vmm::control::client::Client;
 use vmm::control::wire::Request;
-use vmm::runtime::Runtime;
 use vmm::state::VmState;
 
 pub(crate) fn stop(args: &StopArgs, format: Format) -> Outcome {
@@ -29,7 +28,7 @@ pub(crate) fn resume(name: &str, format: Format) -> Outcome {
 
 /// Asks for what is done at once, and says which state the machine is in by that.
 fn act(name: &str, request: Request, state: VmState, format: Format) -> Outcome {
-    let mut client = Client::connect(&Runtime::of_user(), name)?;
+    let mut client = connect(name)?;
     client.act(request)?;
     match format {
         Format::Json => print_json(&json!({ "name": client.name(), "state": state })),

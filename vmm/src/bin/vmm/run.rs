@@ -3,6 +3,7 @@
 use crate::EXIT_USAGE;
 use crate::args::{Format, RunArgs};
 use crate::output::{Failure, Outcome, print_json, say};
+use crate::readiness::Readiness;
 use crate::signals;
 use crate::terminal::{Restore, Terminal};
 use protocol::HResult;
@@ -10,12 +11,13 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use std::io::{self, IsTerminal};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use vmm::config::{Console, MachineConfig};
+use vmm::Task;
+use vmm::catalog::Catalog;
+use vmm::config::{ConfigError, Console, MachineConfig};
 use vmm::control::access::Access;
 use vmm::error::CallError;
 use vmm::error::chain;
 use vmm::host::Host;
-use vmm::runtime::Runtime;
 use vmm::vm::{End, Vm};
 
 /// Exit codes of the ways in which a machine ends badly.
@@ -69,39 +71,34 @@ fn allow_descriptors() {
 }
 
 pub(crate) fn run(args: RunArgs, format: Format) -> Outcome {
+    let readiness = Readiness::new(args.detached);
+    let outcome = run_telling(args, &readiness, format);
+    if let Err(failure) = &outcome {
+        readiness.refused(failure);
+    }
+    outcome
+}
+
+fn run_telling(args: RunArgs, readiness: &Readiness, format: Format) -> Outcome {
     allow_descriptors();
     let terminal = Arc::new(Terminal::default());
     // The thread of the signals holds the terminal too, so a panic here would not drop it.
     let _restore = Restore(&terminal);
     let running = SharedRunning::default();
     heed_signals(Arc::clone(&running), Arc::clone(&terminal)).map_err(|error| failure(&error))?;
-    let name = args.name.unwrap_or_else(|| format!("vm-{}", std::process::id()));
-    let interactive = args.console == Console::Stdio && io::stdin().is_terminal();
-    let config = MachineConfig {
-        name: name.clone(),
-        kernel: args.kernel,
-        initrd: args.initrd,
-        append: args.append,
-        memory: args.memory,
-        cpus: args.cpus,
-        console: args.console,
-        kernel_entry: args.kernel_entry.into(),
-    };
-    config.validate().map_err(|error| Failure {
-        code: error.code(),
-        exit: EXIT_USAGE,
-        text: chain(&error),
-    })?;
-    let host = Host::new(&Runtime::of_user(), config, Access::of_process())?;
+    let (host, startup) = launch(args)?;
     let vm = host.vm();
-    let startup = vm.startup()?.wait(None);
+    readiness.accepted(&startup.info());
+    let startup = startup.wait(None);
+    readiness.complete(&startup);
     if startup.error != HResult::S_OK {
         return Err(CallError::new(startup.error, startup.error_description).into());
     }
-    if interactive {
-        say(&format!("{name} is starting; Ctrl-A x turns it off"));
+    if vm.config().console == Console::Stdio && io::stdin().is_terminal() {
+        say(&format!("{} is starting; Ctrl-A x turns it off", vm.name()));
         terminal.make_raw();
     }
+    let name = vm.name().to_owned();
     let end = vm.end_waiter();
     {
         let mut running = lock(&running);
@@ -115,6 +112,44 @@ pub(crate) fn run(args: RunArgs, format: Format) -> Outcome {
     drop(host);
     terminal.restore();
     Ok(tell(&name, &end, format))
+}
+
+/// The machine that the command line names or describes, and the task of its start.
+fn launch(args: RunArgs) -> Result<(Host, Task), Failure> {
+    let catalog = Catalog::of_user();
+    let (kernel, name) = match (args.kernel, args.name) {
+        (None, name) => {
+            let name = name.unwrap_or_default();
+            return Ok(Host::launch_registered(&catalog, &name, args.console)?);
+        }
+        (Some(kernel), Some(name)) => (kernel, name),
+        (Some(kernel), None) => (kernel, format!("vm-{}", std::process::id())),
+    };
+    let hardware = args.hardware;
+    let config = MachineConfig {
+        name,
+        kernel,
+        initrd: hardware.initrd,
+        append: hardware.append,
+        memory: hardware.memory,
+        cpus: hardware.cpus,
+        console: args.console,
+        kernel_entry: hardware.kernel_entry.into(),
+    };
+    config.validate().map_err(|error| unusable(&error))?;
+    if let Some(machine) = catalog.find(&config.name).map_err(CallError::from)? {
+        let text = format!(
+            "{0} is a machine of the catalog; `vmm run {0}` runs it, or choose another name",
+            machine.name
+        );
+        return Err(CallError::new(HResult::VM_E_CONFIG_DUPLICATE_NAME, text).into());
+    }
+    Ok(Host::launch(catalog.runtime(), config, Access::of_process())?)
+}
+
+/// The refusal of a machine that cannot be.
+pub(crate) fn unusable(error: &ConfigError) -> Failure {
+    Failure { code: error.code(), exit: EXIT_USAGE, text: chain(error) }
 }
 
 /// Says how the machine ended.

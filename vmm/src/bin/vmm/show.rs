@@ -1,36 +1,195 @@
-//! `vmm ls`, `vmm doctor`: looking without touching.
+//! `vmm ls`, `vmm show`, `vmm doctor`: looking without touching.
 
 use crate::args::Format;
-use crate::machines::{agent, ask_all};
-use crate::output::{Outcome, print, print_json, print_table, time};
-use serde_json::json;
+use crate::machines::{agent, ask_all, connect};
+use crate::output::{Outcome, print, print_json, print_properties, print_table, say, time, words};
+use crate::start::last_words;
+use protocol::HResult;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use vmm::catalog::{Catalog, Definition, Listed, Principal, Registered};
+use vmm::config::{KernelEntry, Size};
 use vmm::control::client::Client;
 use vmm::control::wire::MachineInfo;
+use vmm::error::{CallError, chain};
+use vmm::integration::guest::AgentStatus;
 use vmm::probe;
-use vmm::runtime::Runtime;
+use vmm::state::VmState;
+
+/// A machine, whether it runs or not. What only a running machine has is null in the others.
+#[derive(Serialize)]
+struct Row {
+    name: String,
+    state: VmState,
+    /// Whether it is in the catalog.
+    registered: bool,
+    pid: Option<u32>,
+    uptime_ms: Option<u64>,
+    cpus: Option<u8>,
+    memory: Option<u64>,
+    agent: Option<AgentStatus>,
+    /// What is wrong with its definition.
+    fault: Option<String>,
+    #[serde(skip)]
+    agent_words: String,
+}
+
+impl Row {
+    fn of_running(machine: MachineInfo, registered: bool) -> Self {
+        let agent_words = agent(&machine);
+        Self {
+            name: machine.name,
+            state: machine.state,
+            registered,
+            pid: Some(machine.pid),
+            uptime_ms: Some(machine.uptime_ms),
+            cpus: Some(machine.cpus),
+            memory: Some(machine.memory),
+            agent: Some(machine.agent),
+            fault: None,
+            agent_words,
+        }
+    }
+
+    fn of_listed(listed: Listed) -> Self {
+        let definition = listed.definition.as_ref();
+        Self {
+            name: listed.machine.name,
+            state: VmState::TurnedOff,
+            registered: true,
+            pid: None,
+            uptime_ms: None,
+            cpus: definition.ok().map(|definition| definition.cpus),
+            memory: definition.ok().map(|definition| definition.memory),
+            agent: None,
+            fault: definition.err().map(|error| chain(error)),
+            agent_words: "-".into(),
+        }
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let or_dash = |word: Option<String>| word.unwrap_or_else(|| "-".into());
+        vec![
+            self.name.clone(),
+            format!("{:?}", self.state),
+            or_dash(self.pid.map(|pid| pid.to_string())),
+            or_dash(self.uptime_ms.map(time)),
+            or_dash(self.cpus.map(|cpus| cpus.to_string())),
+            or_dash(self.memory.map(|memory| format!("{} MiB", memory >> 20))),
+            self.agent_words.clone(),
+        ]
+    }
+}
 
 pub(crate) fn machines(format: Format) -> Outcome {
-    let machines = ask_all(&Runtime::of_user(), Client::machine);
+    let catalog = Catalog::of_user();
+    let running = ask_all(catalog.runtime(), Client::machine);
+    let mut listed = catalog.list().map_err(CallError::from)?;
+    let mut rows = Vec::new();
+    for machine in running {
+        let same =
+            |listed: &Listed| listed.machine.name.to_lowercase() == machine.name.to_lowercase();
+        let known = listed.iter().position(same).map(|index| listed.remove(index));
+        rows.push(Row::of_running(machine, known.is_some()));
+    }
+    rows.extend(listed.into_iter().map(Row::of_listed));
+    rows.sort_by_cached_key(|row| row.name.to_lowercase());
     match format {
-        Format::Json => print_json(&json!({ "machines": machines })),
-        Format::Human if machines.is_empty() => print("no machines are running\n"),
+        Format::Json => print_json(&json!({ "machines": rows })),
+        Format::Human if rows.is_empty() => {
+            print(
+                "no machines; `vmm create` makes one, and `vmm run` runs one without a definition\n",
+            );
+        }
         Format::Human => {
-            let rows: Vec<Vec<String>> = machines.iter().map(machine_row).collect();
-            print_table(&["NAME", "STATE", "PID", "UP", "CPUS", "MEMORY", "AGENT"], &rows);
+            let cells: Vec<Vec<String>> = rows.iter().map(Row::cells).collect();
+            print_table(&["NAME", "STATE", "PID", "UP", "CPUS", "MEMORY", "AGENT"], &cells);
+            for row in &rows {
+                if let Some(fault) = &row.fault {
+                    say(&format!("{}: {fault}", row.name));
+                }
+            }
         }
     }
     Ok(0)
 }
 
-fn machine_row(machine: &MachineInfo) -> Vec<String> {
+pub(crate) fn machine(name: &str, format: Format) -> Outcome {
+    let catalog = Catalog::of_user();
+    let registered = catalog.find(name).ok().flatten();
+    let running = match connect(name).and_then(|mut client| client.machine()) {
+        Ok(machine) => Some(machine),
+        Err(error) if error.code == HResult::VM_E_VM_NOT_RUNNING => None,
+        Err(error) => return Err(error.into()),
+    };
+    let definition = registered.as_ref().map(Registered::load).transpose();
+    let definition = definition.map_err(CallError::from)?;
+    let name = registered.as_ref().map(|machine| machine.name.clone());
+    let name = name.or_else(|| Some(running.as_ref()?.name.clone()));
+    let name = name.unwrap_or_default();
+    let state = running.as_ref().map_or(VmState::TurnedOff, |machine| machine.state);
+    let log = Some(catalog.runtime().log(&name)).filter(|log| log.exists());
+    let said = last_words(catalog.runtime(), &name);
+    match format {
+        Format::Json => {
+            let definition = definition.as_ref().map(made_of);
+            let definition: Option<Map<String, Value>> = definition
+                .map(|keys| keys.into_iter().map(|(key, value)| (key.into(), value)).collect());
+            print_json(&json!({
+                "name": name,
+                "state": state,
+                "path": registered.map(|machine| machine.path),
+                "log": log,
+                "last_words": said,
+                "running": running,
+                "definition": definition,
+            }));
+        }
+        Format::Human => {
+            let mut rows = vec![("name", name), ("state", state.words().to_owned())];
+            if let Some(machine) = &running {
+                rows.push(("pid", machine.pid.to_string()));
+                rows.push(("up", time(machine.uptime_ms)));
+                rows.push(("agent", agent(machine)));
+            }
+            if let Some(machine) = &registered {
+                rows.push(("definition", machine.path.display().to_string()));
+            }
+            for (key, value) in definition.iter().flat_map(made_of) {
+                let value = match key {
+                    "memory" => Size(definition.as_ref().map_or(0, |made| made.memory)).to_string(),
+                    _ => words(&value),
+                };
+                rows.push((key, value));
+            }
+            rows.extend(log.map(|log| ("log", log.display().to_string())));
+            rows.extend(said.into_iter().map(|line| ("said", line)));
+            print_properties(&rows);
+        }
+    }
+    Ok(0)
+}
+
+/// The keys of a definition that say what the machine is made of.
+fn made_of(definition: &Definition) -> Vec<(&'static str, Value)> {
+    let entry = match definition.kernel_entry {
+        KernelEntry::Unpacked => "unpacked",
+        KernelEntry::Bzimage => "bzimage",
+    };
+    let who = |list: &[Principal]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
     vec![
-        machine.name.clone(),
-        format!("{:?}", machine.state),
-        machine.pid.to_string(),
-        time(machine.uptime_ms),
-        machine.cpus.to_string(),
-        format!("{} MiB", machine.memory >> 20),
-        agent(machine),
+        ("id", json!(definition.id.map(|id| id.to_string()))),
+        ("kernel", json!(definition.kernel)),
+        ("initrd", json!(definition.initrd)),
+        ("append", json!(definition.append)),
+        ("memory", json!(definition.memory)),
+        ("cpus", json!(definition.cpus)),
+        ("kernel_entry", json!(entry)),
+        ("console", json!(definition.console)),
+        ("notes", json!(definition.notes)),
+        ("read", json!(who(&definition.access.read))),
+        ("execute", json!(who(&definition.access.execute))),
+        ("host_time_sync", json!(definition.integration.host_time_sync)),
     ]
 }
 

@@ -2,7 +2,7 @@
 
 use crate::args::{Format, TaskArgs, TaskVerb};
 use crate::follow;
-use crate::machines::ask_all;
+use crate::machines::{ask_all, connect};
 use crate::output::{Outcome, exit_code, print, print_json, print_table};
 use crate::report::print_document;
 use protocol::HResult;
@@ -44,7 +44,7 @@ fn list(name: Option<&str>, format: Format) -> Outcome {
     let runtime = Runtime::of_user();
     let found = match name {
         Some(name) => {
-            let mut client = Client::connect(&runtime, name)?;
+            let mut client = connect(name)?;
             vec![(client.tasks()?, client.name().to_owned())]
         }
         None => ask_all(&runtime, |client| Ok((client.tasks()?, client.name().to_owned()))),
@@ -79,7 +79,7 @@ fn cells(Row { machine, task }: &Row) -> Vec<String> {
 fn find(args: &TaskArgs) -> Result<Client, CallError> {
     let runtime = Runtime::of_user();
     if let Some(name) = &args.name {
-        return Client::connect(&runtime, name);
+        return connect(name);
     }
     let id = args.id;
     let owners = ask_all(&runtime, |client| {
@@ -87,7 +87,7 @@ fn find(args: &TaskArgs) -> Result<Client, CallError> {
         Ok(client.name().to_owned())
     });
     match &*owners {
-        [name] => Client::connect(&runtime, name),
+        [name] => connect(name),
         [] => {
             let text = format!("no running machine has a task {id}; `vmm task ls` lists all tasks");
             Err(CallError::new(HResult::DISP_E_BADINDEX, text))

@@ -1,40 +1,56 @@
-//! What a machine is made of, on the command line.
+//! What a machine is made of, on the command line, and the verbs for machines in the catalog.
 
-use super::values::parse_console;
+use super::WorkArgs;
+use super::values::{parse_console, parse_console_file};
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
+use vmm::catalog::Principal;
 use vmm::config::{Console, KernelEntry, parse_size};
 
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
+  vmm run web
   vmm run web --kernel /boot/vmlinuz-6.1.0-amd64 --initrd initrd.img --memory 1G --cpus 2
   vmm run --kernel vmlinux --append 'root=/dev/vda ro' --console file=console.log
 
-On a terminal, Ctrl-A x turns the machine off. With --console attach, `vmm console` shows it.")]
+Without --kernel it is a machine that was created. On a terminal, Ctrl-A x turns the machine off.
+With --console attach, `vmm console` shows it.")]
 pub(crate) struct RunArgs {
     /// The machine's name; one is chosen if none is given.
     pub(crate) name: Option<String>,
     /// The kernel: a bzImage as distributions pack it, or an ELF vmlinux.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) kernel: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "name")]
+    pub(crate) kernel: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) hardware: HardwareArgs,
+    /// The serial console, if no definition has a file for it: stdio, none, attach or file=PATH.
+    #[arg(long, value_name = "WHERE", default_value = "stdio", value_parser = parse_console)]
+    pub(crate) console: Console,
+    /// As `vmm start` runs it: see `readiness.rs`.
+    #[arg(long, hide = true)]
+    pub(crate) detached: bool,
+}
+
+/// What is the same for machines of the command line and those of the catalog.
+#[derive(Args)]
+pub(crate) struct HardwareArgs {
     /// The initial RAM disk.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "kernel")]
     pub(crate) initrd: Option<PathBuf>,
     /// Words for the kernel command line.
     #[arg(long, value_name = "WORDS", default_value = "", allow_hyphen_values = true)]
+    #[arg(requires = "kernel")]
     pub(crate) append: String,
     /// RAM, such as 512M or 2G.
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = parse_size)]
+    #[arg(requires = "kernel")]
     pub(crate) memory: u64,
     /// Virtual processors.
-    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    #[arg(long, value_name = "COUNT", default_value_t = 1, requires = "kernel")]
     pub(crate) cpus: u8,
-    /// The serial console: stdio, none, attach or file=PATH.
-    #[arg(long, value_name = "WHERE", default_value = "stdio", value_parser = parse_console)]
-    pub(crate) console: Console,
     /// Who unpacks a bzImage: the monitor, or the guest, which then chooses its own address.
-    #[arg(long, value_enum, default_value_t = EntryArg::Unpacked)]
+    #[arg(long, value_enum, default_value_t = EntryArg::Unpacked, requires = "kernel")]
     pub(crate) kernel_entry: EntryArg,
 }
 
@@ -53,4 +69,78 @@ impl From<EntryArg> for KernelEntry {
             EntryArg::Bzimage => Self::Bzimage,
         }
     }
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  vmm create web --kernel /boot/vmlinuz-6.1.0-amd64 --initrd initrd.img --memory 1G
+  vmm create db --kernel vmlinux --read bob --execute @staff --notes 'ask bob first'
+
+It is off; `vmm start` turns it on. Its definition is a file that can be edited.")]
+pub(crate) struct CreateArgs {
+    /// The machine's name: 1 to 80 characters, none of *?:<>/\|\".
+    pub(crate) name: String,
+    /// The kernel: a bzImage as distributions pack it, or an ELF vmlinux.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: PathBuf,
+    #[command(flatten)]
+    pub(crate) hardware: HardwareArgs,
+    /// The serial console: attach, for `vmm console`, or file=PATH.
+    #[arg(long, value_name = "WHERE", default_value = "attach", value_parser = parse_console_file)]
+    pub(crate) console: Console,
+    /// Whatever you want to remember.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub(crate) notes: String,
+    /// A user or @group that may look at the machine; can be given again.
+    #[arg(long, value_name = "WHO")]
+    pub(crate) read: Vec<Principal>,
+    /// A user or @group that may also work with it; can be given again.
+    #[arg(long, value_name = "WHO")]
+    pub(crate) execute: Vec<Principal>,
+    /// Leave the guest's clock alone.
+    #[arg(long)]
+    pub(crate) no_time_sync: bool,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  vmm register ~/machines/web.toml
+  vmm register web.toml --name staging
+
+The definition stays where it is.")]
+pub(crate) struct RegisterArgs {
+    /// The definition.
+    #[arg(value_name = "FILE")]
+    pub(crate) path: PathBuf,
+    /// The machine's name, if it is to be another one than the definition has.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  vmm start web
+  vmm start web --wait agent --timeout 2m && vmm users web
+
+The machine has a process of its own and no terminal: `vmm console` shows its console, and what its
+process says is in its log, which `vmm show` names. Ctrl-C leaves it running.")]
+pub(crate) struct StartArgs {
+    /// The machine.
+    pub(crate) name: String,
+    /// What to wait for.
+    #[arg(long, value_enum, default_value_t = Awaited::Running)]
+    pub(crate) wait: Awaited,
+    #[command(flatten)]
+    pub(crate) work: WorkArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Awaited {
+    /// The machine runs.
+    Running,
+    /// The guest's agent has connected.
+    Agent,
 }

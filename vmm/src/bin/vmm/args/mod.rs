@@ -4,7 +4,7 @@ mod machine;
 mod values;
 mod work;
 
-pub(crate) use machine::RunArgs;
+pub(crate) use machine::{Awaited, CreateArgs, RegisterArgs, RunArgs, StartArgs};
 pub(crate) use work::{LogoffArgs, ParamVerb, PowerArgs, StopArgs, TaskArgs, TaskVerb};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
@@ -49,6 +49,8 @@ pub(crate) enum Format {
 pub(crate) enum Verb {
     /// Run a machine in the foreground.
     Run(RunArgs),
+    /// Start a machine in the background.
+    Start(StartArgs),
     /// Turn a machine off, or have its guest shut down.
     Stop(StopArgs),
     /// Boot a machine anew, whatever its guest is doing.
@@ -68,9 +70,31 @@ Examples:
 
 On a terminal, Ctrl-A d detaches, and Ctrl-A Ctrl-A types one Ctrl-A.")]
     Console(Named),
-    /// List the machines that are running.
-    #[command(after_help = "Example: vmm ls --format json")]
+    /// Make a machine and keep its definition.
+    Create(CreateArgs),
+    /// Make a definition that is elsewhere a machine.
+    Register(RegisterArgs),
+    /// Forget a machine, but keep its definition.
+    #[command(after_help = "Example: vmm unregister web")]
+    Unregister(Named),
+    /// Delete a machine and its definition.
+    #[command(after_help = "\
+Example: vmm rm web
+
+Kernel, initial RAM disk and console file stay.")]
+    Rm(Named),
+    /// List the machines, whether they run or not.
+    #[command(after_help = "\
+Examples:
+  vmm ls
+  vmm ls --format json | jq -r '.machines[] | select(.state == \"Running\") | .name'")]
     Ls,
+    /// Show what a machine is made of, and what it is doing.
+    #[command(after_help = "\
+Examples:
+  vmm show web
+  vmm show web --format json | jq -r .definition.kernel")]
+    Show(Named),
     /// Show what a guest and its agent say of themselves.
     #[command(after_help = "\
 Examples:

@@ -16,6 +16,14 @@ pub(super) fn parse_console(text: &str) -> Result<Console, String> {
     }
 }
 
+/// Reads where the serial console of a machine in the catalog goes: `attach` or `file=PATH`.
+pub(super) fn parse_console_file(text: &str) -> Result<Console, String> {
+    match parse_console(text) {
+        Ok(console @ (Console::Attach | Console::File(_))) => Ok(console),
+        _ => Err("it is attach or file=PATH".into()),
+    }
+}
+
 /// Reads a time with its unit: `500ms`, `10s`, `2m`, `1h`.
 pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());

@@ -1,0 +1,277 @@
+//! `vmm start`: a machine in the background, in a process of its own.
+//!
+//! This command runs itself again, as `vmm run`, in a session of its own, without a terminal and with
+//! none of its descriptors but a log and a pipe, over which it hears how the start goes: see
+//! `readiness.rs`.
+
+use crate::args::{Awaited, Format, ProgressArg, StartArgs};
+use crate::follow;
+use crate::machines::{connect, once_off};
+use crate::output::{Outcome, exit_code, print, print_json, say};
+use crate::readiness::Line;
+use crate::report::print_document;
+use crate::signals;
+use protocol::HResult;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::os::unix::fs::FileExt;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+use vmm::catalog::{Catalog, Registered};
+use vmm::control::client::Client;
+use vmm::control::wire::{Request, TaskDocument};
+use vmm::error::CallError;
+use vmm::runtime::Runtime;
+
+/// The exit code of a caller that left while the machine started.
+const EXIT_DETACHED: i32 = 1;
+/// The exit code of a caller that was interrupted before anything was done.
+const EXIT_INTERRUPTED: i32 = 130;
+/// How often a machine whose agent is awaited is asked, if no event tells.
+const LOOK: Duration = Duration::from_secs(1);
+/// Lines of a log that are shown.
+const LAST_LINES: usize = 3;
+/// Bytes of a log that are looked at.
+const LOG_TAIL: u64 = 4096;
+
+pub(crate) fn start(args: &StartArgs, format: Format) -> Outcome {
+    let begun = heed_interrupt(&args.name);
+    let timeout = args.work.waiting.timeout;
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let started = once_off(&args.name, || match connect(&args.name) {
+        // A process holds it already: it runs, or a host tool has turned it off.
+        Ok(mut client) => {
+            let document = client.work(Request::Startup)?;
+            Ok(Started::Elsewhere(client, document.task.id))
+        }
+        Err(error) if error.code == HResult::VM_E_VM_NOT_RUNNING => {
+            let machine = Catalog::of_user().get(&args.name)?;
+            begun.store(true, Ordering::Release);
+            Process::spawn(machine, deadline).map(Started::Here)
+        }
+        Err(error) => Err(error),
+    })?;
+    let mut process = match started {
+        Started::Here(process) => process,
+        Started::Elsewhere(mut client, id) if args.work.no_wait => {
+            print_id(&client.task(id)?, format);
+            return Ok(0);
+        }
+        Started::Elsewhere(mut client, id) => {
+            let code = follow::finish(&mut client, id, &args.work.waiting, format)?;
+            return Ok(exit_code(code));
+        }
+    };
+    if args.work.no_wait {
+        print_id(&process.document, format);
+        return Ok(0);
+    }
+    process.complete(deadline)?;
+    let (name, document) = (&process.machine.name, &process.document);
+    let code = follow::code(document);
+    if code == HResult::S_OK && args.wait == Awaited::Agent {
+        if args.work.waiting.progress != ProgressArg::None {
+            say(&format!("{name} is running; waiting for its agent"));
+        }
+        await_agent(name, deadline).map_err(|error| match error.code {
+            HResult::VM_E_VM_NOT_RUNNING => {
+                // Its last words come with its end.
+                let _ = process.child.wait();
+                let text = format!("{name} ended before its agent came{}", said(name));
+                CallError::new(error.code, text)
+            }
+            _ => error,
+        })?;
+    }
+    match format {
+        Format::Human if code == HResult::S_OK => print(&format!("{name} is running\n")),
+        Format::Human if document.task.is_complete => {
+            return Err(CallError::new(code, &*document.task.error_description).into());
+        }
+        _ => print_document(document, format),
+    }
+    Ok(exit_code(code))
+}
+
+fn print_id(document: &TaskDocument, format: Format) {
+    match format {
+        Format::Json => print_json(document),
+        Format::Human => print(&format!("{}\n", document.task.id)),
+    }
+}
+
+/// Ctrl-C ends this command and leaves the machine. Says whether there is one once that is set.
+fn heed_interrupt(name: &str) -> Arc<AtomicBool> {
+    let begun = Arc::new(AtomicBool::new(false));
+    let shared = Arc::clone(&begun);
+    let name = name.to_owned();
+    let watched = signals::watch(&[libc::SIGINT], move |_, _| {
+        if !shared.load(Ordering::Acquire) {
+            std::process::exit(EXIT_INTERRUPTED);
+        }
+        say(&format!(
+            "\n{name} goes on without you; `vmm ls` shows it, `vmm stop {name}` turns it off"
+        ));
+        std::process::exit(EXIT_DETACHED);
+    });
+    if let Err(error) = watched {
+        tracing::warn!(%error, "Ctrl-C ends this command without a word");
+    }
+    begun
+}
+
+/// A machine whose start has been accepted.
+enum Started {
+    /// By a process that was there already.
+    Elsewhere(Client, u32),
+    /// By one of its own.
+    Here(Process),
+}
+
+/// The process of a machine, and what it says of the start.
+struct Process {
+    machine: Registered,
+    child: Child,
+    lines: Receiver<Line>,
+    /// The task of the start.
+    document: Box<TaskDocument>,
+}
+
+impl Process {
+    /// Starts the process of `machine`, and waits until it has accepted.
+    fn spawn(machine: Registered, deadline: Option<Instant>) -> Result<Self, CallError> {
+        let failed = |error: io::Error| {
+            let text = format!("cannot start a process for {}: {error}", machine.name);
+            CallError::new(HResult::DISP_E_EXCEPTION, text)
+        };
+        let log = Runtime::of_user().begin_log(&machine.name)?;
+        let mut command = Command::new(std::env::current_exe().map_err(failed)?);
+        command
+            .args(["run", "--detached", "--console", "attach", "--", &machine.name])
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log);
+        // SAFETY: between fork and exec `detach` does nothing but two system calls.
+        unsafe { command.pre_exec(detach) };
+        let mut child = command.spawn().map_err(failed)?;
+        let lines = listen(&mut child).map_err(failed)?;
+        match next(&lines, deadline) {
+            Ok(Line::Task(document)) => Ok(Self { machine, child, lines, document }),
+            Ok(Line::Refused { error }) => {
+                // It has nothing left to do but end, and is not left behind as a zombie.
+                let _ = child.wait();
+                Err(CallError::new(error.code, error.description))
+            }
+            Err(silence) => Err(silent(silence, &machine.name, &mut child)),
+        }
+    }
+
+    /// Waits until the start is complete, or `deadline`.
+    fn complete(&mut self, deadline: Option<Instant>) -> Result<(), CallError> {
+        match next(&self.lines, deadline) {
+            Ok(Line::Task(document)) => self.document = document,
+            Ok(Line::Refused { error }) => {
+                return Err(CallError::new(error.code, error.description));
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(silence) => return Err(silent(silence, &self.machine.name, &mut self.child)),
+        }
+        Ok(())
+    }
+}
+
+/// Makes this process, which is about to become a machine's, independent of whoever started it.
+fn detach() -> io::Result<()> {
+    rustix::process::setsid()?;
+    let flags = libc::CLOSE_RANGE_CLOEXEC as libc::c_int;
+    // SAFETY: it only marks the descriptors to be closed when the program is replaced.
+    if unsafe { libc::close_range(3, libc::c_uint::MAX, flags) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// What the process says, until it lets go of its standard output.
+fn listen(child: &mut Child) -> io::Result<Receiver<Line>> {
+    let (sender, lines) = channel();
+    let Some(stdout) = child.stdout.take() else { return Ok(lines) };
+    thread::Builder::new().name("readiness".into()).spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            // What is none of ours does not come from this program.
+            let Ok(line) = serde_json::from_str(&line) else { return };
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(lines)
+}
+
+fn next(lines: &Receiver<Line>, deadline: Option<Instant>) -> Result<Line, RecvTimeoutError> {
+    match deadline {
+        Some(deadline) => lines.recv_timeout(deadline.saturating_duration_since(Instant::now())),
+        None => Ok(lines.recv()?),
+    }
+}
+
+/// The process did not say what was expected of it.
+fn silent(silence: RecvTimeoutError, name: &str, child: &mut Child) -> CallError {
+    if silence == RecvTimeoutError::Timeout {
+        let text =
+            format!("the process of {name} has not begun in time; `vmm ls` shows if it does");
+        return CallError::new(HResult::VM_E_TIMED_OUT, text);
+    }
+    let end = child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
+    let text = format!("the process of {name} ended ({end}) before the machine ran{}", said(name));
+    CallError::new(HResult::DISP_E_EXCEPTION, text)
+}
+
+/// The last words of the process of the machine `name`, as the end of a sentence.
+fn said(name: &str) -> String {
+    let words = last_words(&Runtime::of_user(), name);
+    if words.is_empty() { String::new() } else { format!("; it said: {}", words.join(" / ")) }
+}
+
+/// The last lines of the log of the machine `name`.
+pub(crate) fn last_words(runtime: &Runtime, name: &str) -> Vec<String> {
+    let tail = || {
+        let log = File::open(runtime.log(name)).ok()?;
+        let mut bytes = vec![0; LOG_TAIL as usize];
+        let start = log.metadata().ok()?.len().saturating_sub(LOG_TAIL);
+        let count = log.read_at(&mut bytes, start).ok()?;
+        bytes.truncate(count);
+        Some(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let tail = tail().unwrap_or_default();
+    let lines: Vec<&str> = tail.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let last = lines.len().saturating_sub(LAST_LINES);
+    lines[last..].iter().map(|line| (*line).to_owned()).collect()
+}
+
+/// Waits until the guest's agent has connected.
+fn await_agent(name: &str, deadline: Option<Instant>) -> Result<(), CallError> {
+    let begun = Instant::now();
+    let mut client = connect(name)?;
+    let mut events = connect(name).and_then(Client::events)?;
+    loop {
+        if client.machine()?.agent.connected {
+            return Ok(());
+        }
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if left == Some(Duration::ZERO) {
+            let text = format!(
+                "no agent: {name} is running, but none has connected in {} s; does vmm-agent run in \
+                 the guest?",
+                begun.elapsed().as_secs()
+            );
+            return Err(CallError::new(HResult::VM_E_TIMED_OUT, text));
+        }
+        events.next(Some(left.unwrap_or(LOOK).min(LOOK)))?;
+    }
+}
