@@ -10,7 +10,7 @@ use crate::memory::GuestRam;
 use crate::x86::layout::{HIGH_RAM, MAPPED_END};
 use std::io;
 use std::ops::Range;
-use vm_memory::{GuestAddress, GuestMemoryBackend};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 const MAGIC: &[u8] = b"\x7fELF";
 /// `e_ident`: 64-bit, little-endian.
@@ -38,18 +38,31 @@ pub enum ElfError {
     /// A segment is not in the file.
     #[error("segment {0} is not in the file")]
     SegmentFile(usize),
-    /// A segment does not fit RAM.
+    /// A segment lies where no kernel's is.
     #[error(
         "segment {index} needs the addresses {start:#x} to {end:#x}: a kernel's lie between \
-         {HIGH_RAM:#x} and {MAPPED_END:#x}, and the machine must have RAM there"
+         {HIGH_RAM:#x} and {MAPPED_END:#x}"
     )]
-    SegmentRam {
+    SegmentAddress {
         /// Which one.
         index: usize,
         /// Its first address.
         start: u64,
-        /// The address after its last.
+        /// The address behind its last.
         end: u64,
+    },
+    /// A segment does not fit RAM.
+    #[error(
+        "it lies up to the address {end:#x} and needs more RAM than that, some {} MiB; the machine \
+         has {} MiB",
+        (end >> 20) + 1,
+        ram >> 20
+    )]
+    Ram {
+        /// The address behind a segment's last.
+        end: u64,
+        /// Bytes of RAM.
+        ram: u64,
     },
     /// Two segments overlap.
     #[error("segment {0} overlaps another")]
@@ -148,11 +161,12 @@ fn segment(
         return Err(ElfError::SegmentFile(index));
     }
     let end = start.saturating_add(size);
-    let fits = start >= HIGH_RAM
-        && end <= MAPPED_END
-        && usize::try_from(size).is_ok_and(|size| ram.check_range(GuestAddress(start), size));
-    if !fits {
-        return Err(ElfError::SegmentRam { index, start, end });
+    if start < HIGH_RAM || end > MAPPED_END {
+        return Err(ElfError::SegmentAddress { index, start, end });
+    }
+    if !usize::try_from(size).is_ok_and(|size| ram.check_range(GuestAddress(start), size)) {
+        let ram = ram.iter().map(GuestMemoryRegion::len).sum();
+        return Err(ElfError::Ram { end, ram });
     }
     Ok(Some(Segment { offset, file_size, ram: start..end }))
 }
@@ -244,7 +258,9 @@ pub(crate) mod tests {
             (0xc000_0000, 64),
         ] {
             let outcome = outcome(file(address, &[[120, address, 64.min(size), size]]));
-            assert!(matches!(outcome, Err(ElfError::SegmentRam { .. })), "{address:#x}+{size:#x}");
+            let refused =
+                matches!(outcome, Err(ElfError::SegmentAddress { .. } | ElfError::Ram { .. }));
+            assert!(refused, "{address:#x}+{size:#x}: {outcome:?}");
         }
     }
 
@@ -255,7 +271,7 @@ pub(crate) mod tests {
             for entry in [0x20_0000, address] {
                 let headers = [[176, 0x20_0000, 8, 8], [176, address, 8, 8]];
                 let outcome = load(&Image::Bytes(file(entry, &headers)), &ram);
-                let refused = matches!(outcome, Err(ElfError::SegmentRam { index: 1, .. }));
+                let refused = matches!(outcome, Err(ElfError::SegmentAddress { index: 1, .. }));
                 assert!(refused, "{address:#x}: {outcome:?}");
             }
         }

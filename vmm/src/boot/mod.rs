@@ -189,6 +189,7 @@ fn load_kernel(
     if let Some(kept) = cache.and_then(|cache| cache.get(&key, size.into())) {
         match elf::load(&Image::File(kept, size.into()), ram) {
             Ok(loaded) => return Ok((bzimage.header, loaded)),
+            Err(error @ ElfError::Ram { .. }) => return Err(unloadable(error)),
             // Unpacking can still do it: nothing was written, or, if reading failed midway, some
             // of what is now written again.
             Err(error) => tracing::warn!(key, %error, "kept kernel is not usable"),
