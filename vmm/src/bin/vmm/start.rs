@@ -189,9 +189,11 @@ impl Process {
 /// Makes this process, which is about to become a machine's, independent of whoever started it.
 fn detach() -> io::Result<()> {
     rustix::process::setsid()?;
-    let flags = libc::CLOSE_RANGE_CLOEXEC as libc::c_int;
+    let (first, last) = (3 as libc::c_uint, libc::c_uint::MAX);
+    let flags = libc::CLOSE_RANGE_CLOEXEC;
+    // Not every C library that this is built with has a function for it.
     // SAFETY: it only marks the descriptors to be closed when the program is replaced.
-    if unsafe { libc::close_range(3, libc::c_uint::MAX, flags) } != 0 {
+    if unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) } != 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())
