@@ -9,6 +9,11 @@ use std::process::Stdio;
 
 /// Every verb, also those of verbs.
 const VERBS: &[&[&str]] = &[
+    &["create"],
+    &["register"],
+    &["unregister"],
+    &["rm"],
+    &["start"],
     &["run"],
     &["stop"],
     &["reset"],
@@ -16,6 +21,7 @@ const VERBS: &[&[&str]] = &[
     &["resume"],
     &["console"],
     &["ls"],
+    &["show"],
     &["info"],
     &["events"],
     &["users"],
@@ -38,8 +44,8 @@ fn help_is_grouped_and_has_an_example_for_each_verb() {
     let world = World::new();
     let whole = world.vmm(&["--help"]).stdout;
     assert!(whole.contains("Exit codes"));
-    for group in ["Run machines:", "Look:", "Work with the guest:", "Follow work:", "This host:"] {
-        assert!(whole.contains(group), "{whole}");
+    for group in ["Keep machines", "Run machines", "Look", "Work with the guest", "Follow work"] {
+        assert!(whole.contains(&format!("{group}:\n")), "{whole}");
     }
     for verb in VERBS {
         let help = world.vmm(&[*verb, &["--help"]].concat());

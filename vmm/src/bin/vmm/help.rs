@@ -81,10 +81,63 @@ pub(crate) fn manual(directory: &Path) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser;
 
     #[test]
     fn the_command_line_is_well_formed() {
         command().debug_assert();
+    }
+
+    /// The command lines of this command in the text after a verb's help, in words.
+    fn examples(verb: &Command) -> Vec<Vec<String>> {
+        let text = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let lines = text.lines().map(|line| line.trim_start_matches("Example: ").trim());
+        let shown = lines.filter(|line| line.starts_with("vmm ") || line.contains("| vmm "));
+        let commands = shown.flat_map(|line| line.split(['|', '>']).flat_map(|c| c.split("&&")));
+        commands.map(str::trim).filter(|c| c.starts_with("vmm ")).map(words).collect()
+    }
+
+    /// A command line in words, as a shell has them.
+    fn words(line: &str) -> Vec<String> {
+        let quoted = line.split('\'').enumerate();
+        let parts = quoted.flat_map(|(index, part)| match index % 2 {
+            0 => part.split_whitespace().map(str::to_owned).collect(),
+            _ => vec![part.to_owned()],
+        });
+        parts.collect()
+    }
+
+    fn check_examples(verb: &Command, path: &[&str]) {
+        let mut verbs = verb.get_subcommands().filter(|verb| verb.get_name() != "help").peekable();
+        if verbs.peek().is_some() {
+            return verbs
+                .for_each(|verb| check_examples(verb, &[path, &[verb.get_name()]].concat()));
+        }
+        let examples = examples(verb);
+        let shows = |words: &Vec<String>| words.iter().skip(1).zip(path).all(|(a, b)| a == b);
+        assert!(examples.iter().any(shows), "{path:?} has no example");
+        for words in examples {
+            let read = Args::try_parse_from(&words);
+            assert!(read.is_ok(), "{words:?}: {}", read.err().unwrap());
+        }
+    }
+
+    #[test]
+    fn each_verb_has_an_example_and_each_example_can_be_read() {
+        assert_eq!(words("vmm run --append 'a b' -x"), ["vmm", "run", "--append", "a b", "-x"]);
+        check_examples(&Args::command(), &[]);
+    }
+
+    #[test]
+    fn no_line_of_help_that_is_meant_as_one_is_longer_than_80_columns() {
+        fn check(verb: &Command) {
+            let text = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for line in text.lines() {
+                assert!(line.chars().count() <= 80, "{}: {line}", verb.get_name());
+            }
+            verb.get_subcommands().for_each(check);
+        }
+        check(&Args::command());
     }
 
     #[test]

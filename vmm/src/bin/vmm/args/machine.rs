@@ -11,11 +11,11 @@ use vmm::config::{Console, KernelEntry, parse_size};
 #[command(after_help = "\
 Examples:
   vmm run web
-  vmm run web --kernel /boot/vmlinuz-6.1.0-amd64 --initrd initrd.img --memory 1G --cpus 2
-  vmm run --kernel vmlinux --append 'root=/dev/vda ro' --console file=console.log
+  vmm run web --kernel /boot/vmlinuz --initrd initrd.img --memory 1G --cpus 2
+  vmm run --kernel vmlinux --append 'quiet ro' --console file=console.log
 
-Without --kernel it is a machine that was created. On a terminal, Ctrl-A x turns the machine off.
-With --console attach, `vmm console` shows it.")]
+Without --kernel it is a machine that was created. On a terminal, Ctrl-A x
+turns the machine off. With --console attach, `vmm console` shows it.")]
 pub(crate) struct RunArgs {
     /// The machine's name; one is chosen if none is given.
     pub(crate) name: Option<String>,
@@ -74,12 +74,13 @@ impl From<EntryArg> for KernelEntry {
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  vmm create web --kernel /boot/vmlinuz-6.1.0-amd64 --initrd initrd.img --memory 1G
-  vmm create db --kernel vmlinux --read bob --execute @staff --notes 'ask bob first'
+  vmm create web --kernel /boot/vmlinuz --initrd initrd.img --memory 1G
+  vmm create db --kernel vmlinux --read bob --execute @staff --notes 'for bob'
 
-It is off; `vmm start` turns it on. Its definition is a file that can be edited.")]
+The machine is off; `vmm start` turns it on. Its definition is a file that can
+be edited.")]
 pub(crate) struct CreateArgs {
-    /// The machine's name: 1 to 80 characters, none of *?:<>/\|\".
+    /// The machine's name: 1 to 80 characters, none of *?:<>/\|".
     pub(crate) name: String,
     /// The kernel: a bzImage as distributions pack it, or an ELF vmlinux.
     #[arg(long, value_name = "FILE")]
@@ -125,8 +126,9 @@ Examples:
   vmm start web
   vmm start web --wait agent --timeout 2m && vmm users web
 
-The machine has a process of its own and no terminal: `vmm console` shows its console, and what its
-process says is in its log, which `vmm show` names. Ctrl-C leaves it running.")]
+The machine has a process of its own and no terminal: `vmm console` attaches to
+its console, and what its process says is in a log that `vmm show` names.
+Ctrl-C while this waits leaves the machine as it is.")]
 pub(crate) struct StartArgs {
     /// The machine.
     pub(crate) name: String,

@@ -87,7 +87,7 @@ Kernel, initial RAM disk and console file stay.")]
     #[command(after_help = "\
 Examples:
   vmm ls
-  vmm ls --format json | jq -r '.machines[] | select(.state == \"Running\") | .name'")]
+  vmm ls --format json | jq '.machines[] | select(.state == \"Running\")'")]
     Ls,
     /// Show what a machine is made of, and what it is doing.
     #[command(after_help = "\

@@ -43,7 +43,8 @@ Examples:
   vmm logoff web --notice 1m --grace 30s --ok-if-none
   vmm logoff web --no-wait --format json
 
-Ctrl-C cancels the logoff as long as nothing has been done; later it goes on without the caller.")]
+Ctrl-C cancels the logoff as long as nothing has been done; later it goes on
+without the caller.")]
 pub(crate) struct LogoffArgs {
     /// The machine.
     pub(crate) name: String,
@@ -77,7 +78,8 @@ pub(crate) enum ParamVerb {
     #[command(after_help = "\
 Example: vmm param set web Role database
 
-In the guest it is the file /run/vmm/parameters/Role, until the guest boots again.")]
+In the guest it is the file /run/vmm/parameters/Role, until the guest boots
+again.")]
     Set {
         /// The machine.
         name: String,
