@@ -1,5 +1,5 @@
 //! What the tests share: a machine under the `vmm` command, its serial console, and the guests;
-//! and the kernels of [`micro`] guests.
+//! the kernels of [`micro`] guests; and an [`agent`] of a test's own in one of those.
 //!
 //! The tests that boot stock kernels (`tests/lab_*.rs`) run wherever KVM can do that: on the host
 //! itself or in the lab, as `cargo xtask test` decides. It tells them through the environment where
@@ -8,10 +8,12 @@
 //! The judge of every scene is the guest itself, asked over its serial console: a maintenance shell
 //! without a controlling terminal, which is no session and survives every logoff.
 
+pub mod agent;
 mod console;
 mod guest;
 mod machine;
 pub mod micro;
+pub mod relay;
 
 pub use console::Console;
 pub use guest::Flavour;

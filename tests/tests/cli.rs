@@ -2,6 +2,8 @@
 
 #[path = "cli/catalog.rs"]
 mod catalog;
+#[path = "cli/codes.rs"]
+mod codes;
 #[path = "cli/console.rs"]
 mod console;
 #[path = "cli/events.rs"]

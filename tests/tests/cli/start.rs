@@ -6,7 +6,9 @@ use serde_json::json;
 use std::fs;
 use std::path::PathBuf;
 use std::thread;
+use tests::agent::{self, Manner};
 use tests::micro::{ECHO, FAULT, POWER_OFF, SPIN};
+use tests::relay;
 
 /// The process of the machine `name`.
 fn pid(world: &World, name: &str) -> i32 {
@@ -183,6 +185,19 @@ fn an_agent_that_never_comes_is_waited_for_as_long_as_is_wanted() {
         assert_eq!((exit, code.as_str()), (Some(4), "0xA0040206"));
         assert!(text.contains(words), "{text}");
     }
+}
+
+#[test]
+fn an_agent_that_comes_ends_the_wait_for_it() {
+    let world = World::new();
+    world.create("web", relay::code());
+    let start = world.background(&["start", "web", "--wait", "agent"]);
+    eventually("it never runs", || world.listed("web")["state"] == "Running");
+    agent::connect(&world.runtime().join("web/vsock.sock"), Manner::NOBODY);
+    let (status, stdout, stderr) = start.end();
+    assert_eq!((status.code(), stdout.as_str()), (Some(0), "web is running\n"));
+    assert_eq!(stderr, "web is running; waiting for its agent\n");
+    assert_eq!(world.listed("web")["agent"]["version"], "9.9");
 }
 
 #[test]

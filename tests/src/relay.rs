@@ -1,0 +1,163 @@
+//! A guest that lets a test play its agent: a kernel of some hundred bytes with a driver for the
+//! vsock device and nothing else.
+//!
+//! When a host program connects to a port of the guest, the guest accepts, dials the agent's service
+//! from a privileged port, and from then on passes every packet of the one connection on as one of
+//! the other. The program at the host's vsock socket is then the machine's agent, over the same ring,
+//! device and multiplexer as a real one.
+//!
+//! ```text
+//! test -- vsock.sock -- device -> relay -> device -- the monitor's agent service
+//! ```
+//!
+//! The driver has 16 buffers to receive into. A packet is forwarded from the buffer that it came in,
+//! and the buffer is given back when it has been sent.
+
+use std::arch::global_asm;
+
+global_asm!(
+    r"
+    .pushsection .rodata
+    .globl tests_relay_begin
+    .globl tests_relay_end
+tests_relay_begin:
+    mov esp, 0x280000
+    // The vsock device is the one with number 19; its registers are at rbx.
+    mov ebx, 0xcffff000
+.Lfind:
+    add rbx, 0x1000
+    mov eax, [rbx + 0x08]
+    cmp eax, 19
+    jne .Lfind
+    // Reset, acknowledge, driver, version 1 is the only feature.
+    mov dword ptr [rbx + 0x70], 0
+    mov dword ptr [rbx + 0x70], 1
+    mov dword ptr [rbx + 0x70], 3
+    mov dword ptr [rbx + 0x24], 1
+    mov dword ptr [rbx + 0x20], 1
+    mov dword ptr [rbx + 0x70], 11
+    // Queues of 16: receive at 2 MiB, transmit and event behind it; each has its descriptors, its
+    // ring of the driver and its ring of the device in a page of their own.
+    mov r8d, 0x200000
+    mov esi, 0x200000
+    xor ecx, ecx
+.Lqueue:
+    mov [rbx + 0x30], ecx
+    mov dword ptr [rbx + 0x38], 16
+    mov [rbx + 0x80], esi
+    mov dword ptr [rbx + 0x84], 0
+    lea edx, [rsi + 0x1000]
+    mov [rbx + 0x90], edx
+    mov dword ptr [rbx + 0x94], 0
+    lea edx, [rsi + 0x2000]
+    mov [rbx + 0xa0], edx
+    mov dword ptr [rbx + 0xa4], 0
+    mov dword ptr [rbx + 0x44], 1
+    add esi, 0x3000
+    inc ecx
+    cmp ecx, 3
+    jb .Lqueue
+    // Buffers to receive into: a page each, from 3 MiB.
+    mov rdi, r8
+    mov eax, 0x300000
+    xor ecx, ecx
+.Lbuffer:
+    mov [rdi], rax
+    mov dword ptr [rdi + 8], 0x1000
+    mov dword ptr [rdi + 12], 2
+    mov [r8 + rcx * 2 + 0x1004], cx
+    add rdi, 16
+    add eax, 0x1000
+    inc ecx
+    cmp ecx, 16
+    jb .Lbuffer
+    mov word ptr [r8 + 0x1002], 16
+    mov dword ptr [rbx + 0x70], 15
+    mov dword ptr [rbx + 0x50], 0
+    // r9: packets received, r10: packets sent, r11: the host program's port.
+    xor r9d, r9d
+    xor r10d, r10d
+    xor r11d, r11d
+.Lreceive:
+    pause
+    cmp r9w, [r8 + 0x2002]
+    je .Lreceive
+    mov eax, r9d
+    and eax, 15
+    mov ebp, [r8 + rax * 8 + 0x2004]
+    mov edi, ebp
+    shl edi, 12
+    add edi, 0x300000
+    inc r9d
+    // The packet is at rdi, from port edx: it becomes one from us, with credit without end.
+    movzx eax, word ptr [rdi + 30]
+    mov edx, [rdi + 16]
+    mov qword ptr [rdi], 3
+    mov qword ptr [rdi + 8], 2
+    mov dword ptr [rdi + 16], 1
+    mov dword ptr [rdi + 36], 0x40000000
+    mov dword ptr [rdi + 40], 0
+    cmp eax, 1
+    jne .Lother
+    // A request: accept it, and dial the agent's service.
+    mov r11d, edx
+    mov [rdi + 20], edx
+    mov word ptr [rdi + 30], 2
+    call .Lsend
+    mov dword ptr [rdi + 20], {agent}
+    mov word ptr [rdi + 30], 1
+    call .Lsend
+    jmp .Lback
+.Lother:
+    // What is accepted, and credit, end here; data, shutdowns and resets are passed on.
+    cmp eax, 2
+    je .Lback
+    cmp eax, 6
+    jae .Lback
+    mov ecx, {agent}
+    cmp edx, ecx
+    cmove ecx, r11d
+    mov [rdi + 20], ecx
+    call .Lsend
+.Lback:
+    movzx eax, word ptr [r8 + 0x1002]
+    mov ecx, eax
+    and ecx, 15
+    mov [r8 + rcx * 2 + 0x1004], bp
+    inc eax
+    mov [r8 + 0x1002], ax
+    mov dword ptr [rbx + 0x50], 0
+    jmp .Lreceive
+.Lsend:
+    mov [r8 + 0x3000], rdi
+    mov eax, [rdi + 24]
+    add eax, 44
+    mov [r8 + 0x3008], eax
+    mov dword ptr [r8 + 0x300c], 0
+    inc r10d
+    mov [r8 + 0x4002], r10w
+    mov dword ptr [rbx + 0x50], 1
+.Lsent:
+    pause
+    cmp r10w, [r8 + 0x5002]
+    jne .Lsent
+    ret
+tests_relay_end:
+    .popsection
+    ",
+    agent = const protocol::AGENT_PORT,
+);
+
+unsafe extern "C" {
+    static tests_relay_begin: u8;
+    static tests_relay_end: u8;
+}
+
+/// The kernel's code, for [`micro::elf`](crate::micro::elf).
+#[must_use]
+pub fn code() -> &'static [u8] {
+    let begin = &raw const tests_relay_begin;
+    let length = (&raw const tests_relay_end).addr() - begin.addr();
+    // SAFETY: between the two labels are `length` bytes of constants.
+    unsafe { std::slice::from_raw_parts(begin, length) }
+}
