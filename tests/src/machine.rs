@@ -137,13 +137,26 @@ impl Machine {
     /// The command cannot be started.
     #[must_use]
     pub fn start(recipe: &Recipe) -> Self {
-        let mut process = Command::new(vmm_bin())
-            .args(["run", &recipe.name, "--memory", "256M", "--console", "stdio"])
+        let mut command = Command::new(vmm_bin());
+        command
+            .args(["run", &recipe.name, "--memory", "256M"])
             .arg("--kernel")
             .arg(&recipe.kernel)
             .arg("--initrd")
             .arg(&recipe.initrd)
-            .args(["--cpus", &recipe.cpus.to_string(), "--append", &recipe.append])
+            .args(["--cpus", &recipe.cpus.to_string(), "--append", &recipe.append]);
+        Self::under(&recipe.name, command, recipe.echo)
+    }
+
+    /// Starts the machine `name` under `command`, a `vmm run`, and waits for nothing. With `echo` its
+    /// console is shown on standard error.
+    ///
+    /// # Panics
+    /// The command cannot be started.
+    #[must_use]
+    pub fn under(name: &str, mut command: Command, echo: bool) -> Self {
+        let mut process = command
+            .args(["--console", "stdio"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -158,8 +171,8 @@ impl Machine {
             let _ = errors.read_to_end(&mut bytes);
             String::from_utf8_lossy(&bytes).into_owned()
         });
-        let console = Console::new(input, output, recipe.echo);
-        Self { name: recipe.name.clone(), console, process, stderr: Some(stderr) }
+        let console = Console::new(input, output, echo);
+        Self { name: name.to_owned(), console, process, stderr: Some(stderr) }
     }
 
     /// Starts `recipe` and waits for the console's shell and for the agent.

@@ -18,6 +18,18 @@ use std::time::{Duration, Instant};
 /// How long a machine may take over an answer: longer than the guest may take to accept.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Whether there is no machine that this user may see where `error` came from.
+fn is_nobody(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        ConnectionRefused, InvalidInput, NotADirectory, NotFound, PermissionDenied,
+    };
+    // Invalid is a path that is too long for a socket.
+    matches!(
+        error.kind(),
+        ConnectionRefused | InvalidInput | NotADirectory | NotFound | PermissionDenied
+    )
+}
+
 /// A connection to a machine.
 pub struct Client {
     stream: UnixStream,
@@ -34,9 +46,18 @@ impl Client {
     pub fn connect(runtime: &Runtime, name: &str) -> Result<Self, CallError> {
         let Some(name) = runtime.find(name) else {
             // Whether another user's machine is alive can be seen only by connecting.
-            let others = runtime.others(name);
-            let stream = others.into_iter().find_map(|path| UnixStream::connect(path).ok());
-            return Self::over(stream.ok_or_else(|| unknown(name))?, name.to_owned());
+            for path in runtime.others(name) {
+                match UnixStream::connect(path) {
+                    Ok(stream) => return Self::over(stream, name.to_owned()),
+                    Err(error) if is_nobody(&error) => {}
+                    Err(error) => {
+                        let text =
+                            format!("whether there is a machine {name} cannot be seen: {error}");
+                        return Err(CallError::new(HResult::DISP_E_EXCEPTION, text));
+                    }
+                }
+            }
+            return Err(unknown(name));
         };
         let stream = UnixStream::connect(runtime.control(&name)).map_err(|error| {
             if error.kind() == io::ErrorKind::PermissionDenied {
@@ -332,4 +353,20 @@ impl Events {
 fn unexpected(response: &Response) -> CallError {
     let text = format!("the machine's process gave an answer to another question: {response:?}");
     CallError::new(HResult::DISP_E_EXCEPTION, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_nobody;
+    use std::io::Error;
+
+    #[test]
+    fn who_cannot_look_is_not_told_that_there_is_no_machine() {
+        for errno in [libc::ENOENT, libc::ENOTDIR, libc::EACCES, libc::ECONNREFUSED] {
+            assert!(is_nobody(&Error::from_raw_os_error(errno)), "{errno}");
+        }
+        for errno in [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EAGAIN] {
+            assert!(!is_nobody(&Error::from_raw_os_error(errno)), "{errno}");
+        }
+    }
 }
