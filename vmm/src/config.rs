@@ -219,6 +219,10 @@ impl fmt::Display for Size {
 /// It is no number, has another unit, or is more than 64 bits can say.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unreadable = || format!("{text:?} is no size, such as 512M");
+    if digits.is_empty() {
+        return Err(unreadable());
+    }
     let shift = match text[digits.len()..].trim() {
         "" | "B" => 0,
         "K" | "KiB" => 10,
@@ -228,7 +232,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         unit => return Err(format!("{unit:?} is no unit; K, M, G and T are")),
     };
     let number = if digits.starts_with('+') { None } else { digits.parse::<u64>().ok() };
-    let number = number.ok_or_else(|| format!("{text:?} is no size, such as 512M"))?;
+    let number = number.ok_or_else(unreadable)?;
     number.checked_mul(1 << shift).ok_or_else(|| format!("{text} is more than there can be"))
 }
 

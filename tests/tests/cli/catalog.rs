@@ -57,7 +57,7 @@ fn a_machine_is_created_listed_shown_and_deleted() {
         assert_eq!(definition[key], value, "{key}");
     }
     let human = world.vmm(&["ls"]).stdout;
-    assert!(human.contains("Web   TurnedOff  -    -   2     32 MiB"), "{human}");
+    assert!(human.contains("Web   turned off  -    -   2     32 MiB"), "{human}");
     let human = world.vmm(&["show", "web"]).stdout;
     assert!(human.contains("turned off") && human.contains(&kernel), "{human}");
     assert_eq!(world.vmm(&["rm", "web"]).code, Some(0));

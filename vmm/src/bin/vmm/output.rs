@@ -6,11 +6,14 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 use vmm::error::CallError;
 
 /// Characters of a line of a table, and the fewest that it is cut to for a narrow terminal.
 const LINE: usize = 80;
 const LINE_MIN: usize = 40;
+/// The fewest characters that a column is cut to: codes and numbers are of no use otherwise.
+const COLUMN_MIN: usize = 10;
 /// Between two columns.
 const GAP: &str = "  ";
 
@@ -155,12 +158,12 @@ pub(crate) fn print_properties(rows: &[(&str, String)]) {
 
 /// Prints `rows` below `head`.
 pub(crate) fn print_table(head: &[&str], rows: &[Vec<String>]) {
-    print(&table(head, rows, line()));
+    print(&table(head, rows, columns(&io::stdout())));
 }
 
-/// Characters of a line where standard output goes.
-fn line() -> usize {
-    let size = rustix::termios::tcgetwinsize(io::stdout());
+/// Characters of a line of `stream`.
+pub(crate) fn columns(stream: &impl AsFd) -> usize {
+    let size = rustix::termios::tcgetwinsize(stream);
     let columns = size.map_or(0, |size| usize::from(size.ws_col));
     // Terminals that do not know say zero.
     if columns == 0 { LINE } else { columns.clamp(LINE_MIN, LINE) }
@@ -176,7 +179,7 @@ fn table(head: &[&str], rows: &[Vec<String>], length: usize) -> String {
     let gaps = GAP.len() * head.len().saturating_sub(1);
     while widths.iter().sum::<usize>() + gaps > length {
         match widths.iter_mut().max() {
-            Some(widest) if *widest > 1 => *widest -= 1,
+            Some(widest) if *widest > COLUMN_MIN => *widest -= 1,
             _ => break,
         }
     }

@@ -1,13 +1,19 @@
 //! Progress of a task on standard error: a bar on a terminal that can show one, lines elsewhere.
 
 use crate::args::ProgressArg;
-use crate::output::{is_capable, say};
+use crate::output::{columns, is_capable, say};
 use indicatif::{ProgressBar, ProgressStyle};
 use protocol::task::{TaskInfo, TaskResult};
+use std::io;
 use std::time::Duration;
 
 /// How often the bar moves although nothing happens.
 const TICK: Duration = Duration::from_millis(200);
+
+/// Characters of a bar, where there is room.
+const BAR: usize = 30;
+/// Characters beside a bar and the machine's name: brackets, percent, time, message.
+const BESIDE: usize = 26;
 
 /// Shows how far a task is.
 pub(crate) enum Progress {
@@ -28,8 +34,10 @@ impl Progress {
         if !bar {
             return Self::Lines(machine.to_owned(), None);
         }
-        let template = "{prefix}  [{bar:30}] {pos:>3}%  {elapsed}  {msg}";
-        let style = ProgressStyle::with_template(template)
+        let room = columns(&io::stderr()).saturating_sub(machine.chars().count() + BESIDE);
+        let length = room.clamp(1, BAR);
+        let template = format!("{{prefix}}  [{{bar:{length}}}] {{pos:>3}}%  {{elapsed}}  {{msg}}");
+        let style = ProgressStyle::with_template(&template)
             .unwrap_or_else(|_| ProgressStyle::default_bar())
             .progress_chars("=> ");
         let bar = ProgressBar::new(100).with_style(style).with_prefix(machine.to_owned());

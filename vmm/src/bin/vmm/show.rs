@@ -71,7 +71,7 @@ impl Row {
         let or_dash = |word: Option<String>| word.unwrap_or_else(|| "-".into());
         vec![
             self.name.clone(),
-            format!("{:?}", self.state),
+            self.state.words().to_owned(),
             or_dash(self.pid.map(|pid| pid.to_string())),
             or_dash(self.uptime_ms.map(time)),
             or_dash(self.cpus.map(|cpus| cpus.to_string())),

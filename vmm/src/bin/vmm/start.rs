@@ -46,7 +46,9 @@ pub(crate) fn start(args: &StartArgs, format: Format) -> Outcome {
     let started = once_off(&args.name, || match connect(&args.name) {
         // A process holds it already: it runs, or a host tool has turned it off.
         Ok(mut client) => {
-            let document = client.work(Request::Startup)?;
+            let document = client.work(Request::Startup).map_err(|error| {
+                CallError::new(error.code, format!("{}: {}", client.name(), error.text))
+            })?;
             Ok(Started::Elsewhere(client, document.task.id))
         }
         Err(error) if error.code == HResult::VM_E_VM_NOT_RUNNING => {

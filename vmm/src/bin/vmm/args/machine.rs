@@ -2,7 +2,7 @@
 
 use super::WorkArgs;
 use super::values::{parse_console, parse_console_file};
-use clap::{Args, ValueEnum};
+use clap::{ArgGroup, Args, ValueEnum};
 use std::path::PathBuf;
 use vmm::catalog::Principal;
 use vmm::config::{Console, KernelEntry, parse_size};
@@ -16,11 +16,12 @@ Examples:
 
 Without --kernel it is a machine that was created. On a terminal, Ctrl-A x
 turns the machine off. With --console attach, `vmm console` shows it.")]
+#[command(group = ArgGroup::new("machine").args(["name", "kernel"]).required(true).multiple(true))]
 pub(crate) struct RunArgs {
     /// The machine's name; one is chosen if none is given.
     pub(crate) name: Option<String>,
     /// The kernel: a bzImage as distributions pack it, or an ELF vmlinux.
-    #[arg(long, value_name = "FILE", required_unless_present = "name")]
+    #[arg(long, value_name = "FILE")]
     pub(crate) kernel: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) hardware: HardwareArgs,

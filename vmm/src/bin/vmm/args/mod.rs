@@ -78,16 +78,19 @@ On a terminal, Ctrl-A d detaches, and Ctrl-A Ctrl-A types one Ctrl-A.")]
     #[command(after_help = "Example: vmm unregister web")]
     Unregister(Named),
     /// Delete a machine and its definition.
-    #[command(after_help = "\
+    #[command(aliases = ["delete", "remove"], after_help = "\
 Example: vmm rm web
 
 Kernel, initial RAM disk and console file stay.")]
     Rm(Named),
     /// List the machines, whether they run or not.
-    #[command(after_help = "\
+    #[command(
+        alias = "list",
+        after_help = "\
 Examples:
   vmm ls
-  vmm ls --format json | jq '.machines[] | select(.state == \"Running\")'")]
+  vmm ls --format json | jq '.machines[] | select(.state == \"Running\")'"
+    )]
     Ls,
     /// Show what a machine is made of, and what it is doing.
     #[command(after_help = "\
