@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! $VMM_RUNTIME_DIR, $XDG_RUNTIME_DIR/vmm or /run/vmm
-//! `-- web/            mode 0700; the name in lower case, for names differ only by their letters
+//! `-- web/            mode 0700; the name in lower case, for names differ only by their letters;
+//!     |               a name that would leave no room for a socket's path is shortened
 //!     |-- lock        held by the machine's process, and holds its name as it was written
 //!     |-- control.sock
 //!     |-- vsock.sock
@@ -17,6 +18,7 @@
 use crate::config::{ConfigError, NAME_MAX, check_name};
 use crate::lock::{await_lock, is_at, is_locked, open_lock, take_lock};
 use protocol::HResult;
+use sha2::{Digest, Sha256};
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -26,6 +28,12 @@ use std::path::{Path, PathBuf};
 const SOCKET_PATH_MAX: usize = 107;
 /// The longest thing that is put behind the path of the vsock socket: `_` and a port.
 const PORT_SUFFIX: usize = "_4294967295".len();
+/// Bytes of a name that leave room for the sockets in the runtime directory of any user.
+const WHOLE_NAME: usize = 60;
+/// Bytes that are left of a longer one, before its digest.
+const SHORTENED: usize = 40;
+/// Bytes of the digest: enough for names to differ in.
+const DIGEST: usize = 8;
 /// Permission bits that let others write.
 const OTHERS_WRITE: u32 = 0o022;
 /// The permission bit by which others may write, but not rename or remove what is not theirs.
@@ -115,7 +123,7 @@ impl Runtime {
     }
 
     fn directory(&self, name: &str) -> PathBuf {
-        self.base.join(name.to_lowercase())
+        self.base.join(folder_name(name))
     }
 
     /// Makes a place for the machine `name`, which then is alive until the place is dropped.
@@ -230,7 +238,7 @@ impl Runtime {
             return Vec::new();
         }
         let bases = std::iter::once(&self.base).chain(&self.system);
-        bases.map(|base| base.join(name.to_lowercase()).join("control.sock")).collect()
+        bases.map(|base| base.join(folder_name(name)).join("control.sock")).collect()
     }
 
     /// The names of all machines that are alive and can be seen.
@@ -264,6 +272,19 @@ impl Runtime {
         check_name(&name).ok()?;
         (self.directory(&name) == directory).then_some(name)
     }
+}
+
+/// The name of the directory of the machine `name`.
+fn folder_name(name: &str) -> String {
+    let name = name.to_lowercase();
+    if name.len() <= WHOLE_NAME {
+        return name;
+    }
+    let digest = Sha256::digest(name.as_bytes());
+    let digits: String = digest.iter().take(DIGEST).map(|byte| format!("{byte:02x}")).collect();
+    let fits = |(at, c): &(usize, char)| at + c.len_utf8() <= SHORTENED;
+    let beginning: String = name.char_indices().take_while(fits).map(|(_, c)| c).collect();
+    format!("{beginning}~{digits}")
 }
 
 /// A machine's place. Dropping it frees the name and leaves nothing behind but a log.
@@ -501,5 +522,23 @@ mod tests {
         }
         let deep = Runtime::at(folder.path().join("x".repeat(100)));
         assert!(matches!(deep.claim("web"), Err(RuntimeError::TooLong(_))));
+    }
+    #[test]
+    fn the_longest_names_have_sockets_below_the_runtime_directory_of_any_user() {
+        let base = "/run/user/4294967294/vmm";
+        let names = ["x".repeat(NAME_MAX), "\u{1d11e}".repeat(NAME_MAX), "x".repeat(WHOLE_NAME)];
+        for name in &names {
+            let vsock = Runtime::at(base).directory(name).join("vsock.sock_4294967295");
+            assert!(vsock.as_os_str().len() <= SOCKET_PATH_MAX, "{}", vsock.display());
+        }
+        let (_folder, runtime) = runtime();
+        let upper = "X".repeat(NAME_MAX);
+        let place = runtime.claim(&upper).unwrap();
+        assert_eq!(runtime.find(&names[0]), Some(upper.clone()));
+        assert_eq!(runtime.list(), [upper]);
+        let _other = runtime.claim(&"x".repeat(NAME_MAX - 1)).unwrap();
+        assert!(matches!(runtime.claim(&names[0]), Err(RuntimeError::InUse(_))));
+        drop(place);
+        assert_eq!(runtime.find(&names[0]), None);
     }
 }
