@@ -88,6 +88,21 @@ mod tests {
         command().debug_assert();
     }
 
+    #[test]
+    fn the_readme_lists_each_verb_and_no_other() {
+        let readme = include_str!("../../../../README.md");
+        let begin = readme.find("`vmm create|").unwrap();
+        let list = readme[begin..].split(';').next().unwrap();
+        let words = list.split(|c: char| !c.is_ascii_lowercase()).filter(|word| !word.is_empty());
+        let mut listed: Vec<&str> = words.filter(|word| *word != "vmm").collect();
+        // These have a sentence of their own.
+        listed.extend(["completions", "man"]);
+        let mut verbs: Vec<&str> = GROUPS.iter().flat_map(|(_, verbs)| *verbs).copied().collect();
+        listed.sort_unstable();
+        verbs.sort_unstable();
+        assert_eq!(listed, verbs);
+    }
+
     /// The command lines of this command in the text after a verb's help, in words.
     fn examples(verb: &Command) -> Vec<Vec<String>> {
         let text = verb.get_after_help().map(ToString::to_string).unwrap_or_default();

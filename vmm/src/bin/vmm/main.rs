@@ -8,6 +8,7 @@ mod follow;
 mod guest;
 mod help;
 mod info;
+mod log;
 mod machines;
 mod output;
 mod power;

@@ -1,9 +1,9 @@
 //! `vmm ls`, `vmm show`, `vmm doctor`: looking without touching.
 
 use crate::args::Format;
+use crate::log::last_words;
 use crate::machines::{agent, ask_all, connect};
 use crate::output::{Outcome, print, print_json, print_properties, print_table, say, time, words};
-use crate::start::last_words;
 use protocol::HResult;
 use serde::Serialize;
 use serde_json::{Map, Value, json};

@@ -6,15 +6,14 @@
 
 use crate::args::{Awaited, Format, ProgressArg, StartArgs};
 use crate::follow;
+use crate::log::said;
 use crate::machines::{connect, once_off};
 use crate::output::{Outcome, exit_code, print, print_json, say};
 use crate::readiness::Line;
 use crate::report::print_document;
 use crate::signals;
 use protocol::HResult;
-use std::fs::File;
 use std::io::{self, BufRead, BufReader};
-use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -34,10 +33,8 @@ const EXIT_DETACHED: i32 = 1;
 const EXIT_INTERRUPTED: i32 = 130;
 /// How often a machine whose agent is awaited is asked, if no event tells.
 const LOOK: Duration = Duration::from_secs(1);
-/// Lines of a log that are shown.
-const LAST_LINES: usize = 3;
-/// Bytes of a log that are looked at.
-const LOG_TAIL: u64 = 4096;
+/// How long a process may take to end when its machine has.
+const ENDING: Duration = Duration::from_secs(5);
 
 pub(crate) fn start(args: &StartArgs, format: Format) -> Outcome {
     let begun = heed_interrupt(&args.name);
@@ -52,7 +49,12 @@ pub(crate) fn start(args: &StartArgs, format: Format) -> Outcome {
             Ok(Started::Elsewhere(client, document.task.id))
         }
         Err(error) if error.code == HResult::VM_E_VM_NOT_RUNNING => {
-            let machine = Catalog::of_user().get(&args.name)?;
+            let catalog = Catalog::of_user();
+            if catalog.runtime().find(&args.name).is_some() {
+                // Its process is not there yet, or not gone yet.
+                return Err(error);
+            }
+            let machine = catalog.get(&args.name)?;
             begun.store(true, Ordering::Release);
             Process::spawn(machine, deadline).map(Started::Here)
         }
@@ -66,6 +68,9 @@ pub(crate) fn start(args: &StartArgs, format: Format) -> Outcome {
         }
         Started::Elsewhere(mut client, id) => {
             let code = follow::finish(&mut client, id, &args.work.waiting, format)?;
+            if code == HResult::S_OK && args.wait == Awaited::Agent {
+                await_agent(client.name(), deadline)?;
+            }
             return Ok(exit_code(code));
         }
     };
@@ -83,7 +88,7 @@ pub(crate) fn start(args: &StartArgs, format: Format) -> Outcome {
         await_agent(name, deadline).map_err(|error| match error.code {
             HResult::VM_E_VM_NOT_RUNNING => {
                 // Its last words come with its end.
-                let _ = process.child.wait();
+                await_end(&mut process.child);
                 let text = format!("{name} ended before its agent came{}", said(name));
                 CallError::new(error.code, text)
             }
@@ -188,6 +193,14 @@ impl Process {
     }
 }
 
+/// Waits for the end of a process whose machine has ended, or seems to have.
+fn await_end(child: &mut Child) {
+    let deadline = Instant::now() + ENDING;
+    while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// Makes this process, which is about to become a machine's, independent of whoever started it.
 fn detach() -> io::Result<()> {
     rustix::process::setsid()?;
@@ -207,9 +220,10 @@ fn listen(child: &mut Child) -> io::Result<Receiver<Line>> {
     let Some(stdout) = child.stdout.take() else { return Ok(lines) };
     thread::Builder::new().name("readiness".into()).spawn(move || {
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-            // What is none of ours does not come from this program.
-            let Ok(line) = serde_json::from_str(&line) else { return };
-            if sender.send(line).is_err() {
+            // What is no such line does not come from this program.
+            if let Ok(line) = serde_json::from_str(&line)
+                && sender.send(line).is_err()
+            {
                 return;
             }
         }
@@ -234,28 +248,6 @@ fn silent(silence: RecvTimeoutError, name: &str, child: &mut Child) -> CallError
     let end = child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
     let text = format!("the process of {name} ended ({end}) before the machine ran{}", said(name));
     CallError::new(HResult::DISP_E_EXCEPTION, text)
-}
-
-/// The last words of the process of the machine `name`, as the end of a sentence.
-fn said(name: &str) -> String {
-    let words = last_words(&Runtime::of_user(), name);
-    if words.is_empty() { String::new() } else { format!("; it said: {}", words.join(" / ")) }
-}
-
-/// The last lines of the log of the machine `name`.
-pub(crate) fn last_words(runtime: &Runtime, name: &str) -> Vec<String> {
-    let tail = || {
-        let log = File::open(runtime.log(name)).ok()?;
-        let mut bytes = vec![0; LOG_TAIL as usize];
-        let start = log.metadata().ok()?.len().saturating_sub(LOG_TAIL);
-        let count = log.read_at(&mut bytes, start).ok()?;
-        bytes.truncate(count);
-        Some(String::from_utf8_lossy(&bytes).into_owned())
-    };
-    let tail = tail().unwrap_or_default();
-    let lines: Vec<&str> = tail.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let last = lines.len().saturating_sub(LAST_LINES);
-    lines[last..].iter().map(|line| (*line).to_owned()).collect()
 }
 
 /// Waits until the guest's agent has connected.
