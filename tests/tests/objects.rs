@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+use tests::agent::{self, Manner};
 use tests::micro::{POWER_OFF, SPIN, elf};
+use tests::relay;
 use vmm::catalog::{Catalog, Definition};
 use vmm::error::CallError;
 use vmm::events::{EventKind, Notice};
@@ -227,4 +229,37 @@ fn whoever_waits_for_a_process_that_is_killed_is_answered_and_it_starts_again_at
     let machine = world.machine("web", SPIN);
     assert_eq!(machine.state().unwrap(), VmState::TurnedOff);
     succeeds(machine.startup());
+}
+
+#[test]
+fn what_a_guest_answers_comes_from_the_call_or_the_task_with_its_code() {
+    let world = World::new();
+    let failed = |error| Manner::Ends(TaskResult::UnexpectedError, error);
+    for (index, (manner, call, task)) in [
+        (Manner::NOBODY, HResult::S_OK, HResult::ERROR_NO_SUCH_LOGON_SESSION),
+        (Manner::Ends(TaskResult::Success, HResult::S_OK), HResult::S_OK, HResult::S_OK),
+        (failed(HResult::DISP_E_EXCEPTION), HResult::S_OK, HResult::DISP_E_EXCEPTION),
+        (Manner::Rejects(HResult::DISP_E_EXCEPTION), HResult::DISP_E_EXCEPTION, HResult::S_OK),
+        (Manner::Silent, HResult::VM_E_TIMED_OUT, HResult::S_OK),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = format!("web{index}");
+        let machine = world.machine(&name, relay::code());
+        succeeds(machine.startup());
+        agent::connect(&world.path("run").join(&name).join("vsock.sock"), manner);
+        let deadline = Instant::now() + LIMIT;
+        while !machine.info().unwrap().agent.connected {
+            assert!(Instant::now() < deadline, "the agent is not taken");
+            thread::sleep(Duration::from_millis(2));
+        }
+        match machine.guest_os().logoff(LogoffOptions::default()) {
+            Ok(logoff) => {
+                assert_eq!(call, HResult::S_OK, "{manner:?}");
+                assert_eq!(logoff.wait_for_completion(30_000).unwrap().error, task, "{manner:?}");
+            }
+            Err(error) => assert_eq!(error.code, call, "{manner:?}"),
+        }
+    }
 }

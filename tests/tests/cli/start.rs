@@ -4,6 +4,7 @@ use crate::world::{VMM, World, eventually};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::thread;
 use tests::agent::{self, Manner};
@@ -62,7 +63,6 @@ fn a_started_machine_runs_when_the_command_returns_and_needs_nobody() {
 
 #[test]
 fn the_console_of_a_started_machine_can_be_attached() {
-    use std::io::{Read, Write};
     let world = World::new();
     world.create("web", ECHO);
     let started = world.vmm(&["start", "web"]);
@@ -120,6 +120,38 @@ fn a_killed_machine_is_off_and_starts_again_at_once() {
     assert_eq!(world.vmm(&["stop", "web"]).code, Some(0));
     assert_eq!(world.vmm(&["rm", "web"]).code, Some(0));
     world.holds_nothing();
+}
+
+#[test]
+fn whoever_waits_for_a_task_of_a_killed_machine_is_told_that_it_does_not_run() {
+    let world = World::new();
+    world.create("web", relay::code());
+    assert_eq!(world.vmm(&["start", "web"]).code, Some(0));
+    agent::connect(&world.runtime().join("web/vsock.sock"), Manner::Waits);
+    eventually("no agent", || world.listed("web")["agent"]["connected"] == true);
+    let id = world.vmm(&["logoff", "web", "--no-wait"]).stdout;
+    let wait = ["task", "wait", "web", id.trim(), "--progress", "plain"];
+    let waiters: Vec<_> = (0..3).map(|_| world.background(&wait)).collect();
+    let logoff = world.json(&["task", "show", "web", id.trim()]).json();
+    assert_eq!(logoff["task"]["is_complete"], false);
+    // Each has asked when it has shown how far the task is.
+    let mut waiting = Vec::new();
+    for mut waiter in waiters {
+        let mut said = BufReader::new(waiter.child.stderr.take().unwrap());
+        let mut shown = String::new();
+        said.read_line(&mut shown).unwrap();
+        assert_eq!(shown, "web: 0% log off all users\n");
+        waiting.push((waiter, said));
+    }
+    kill(pid(&world, "web"), Signal::KILL);
+    for (waiter, mut said) in waiting {
+        assert_eq!(waiter.end_quietly().0.code(), Some(4));
+        let mut rest = String::new();
+        said.read_to_string(&mut rest).unwrap();
+        assert!(rest.contains("the process of web ended"), "{rest}");
+    }
+    assert_eq!(world.listed("web")["state"], "TurnedOff");
+    assert_eq!(world.vmm(&["start", "web"]).code, Some(0));
 }
 
 #[test]
