@@ -14,7 +14,7 @@
 
 use crate::catalog::{Catalog, CatalogError, Definition, Registered};
 use crate::control::access::unknown;
-use crate::control::client::{Client, Events};
+use crate::control::client::{Client, Events, Followed};
 use crate::control::wire::{MachineInfo, Property, Request, TaskDocument};
 use crate::error::CallError;
 use crate::host::Host;
@@ -579,6 +579,14 @@ impl Task {
     ) -> Result<TaskInfo, CallError> {
         let timeout = check_wait(milliseconds)?;
         Ok(self.machine.client()?.wait(self.id, timeout, watch)?.task)
+    }
+
+    /// Hears of it from now on, without waiting: for a program that polls.
+    ///
+    /// # Errors
+    /// As [`info`](Self::info).
+    pub fn follow(&self) -> Result<Followed, CallError> {
+        self.machine.client()?.follow(self.id)
     }
 
     /// Cancels it.

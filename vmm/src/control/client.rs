@@ -2,16 +2,18 @@
 
 use crate::control::access::unknown;
 use crate::control::wire::{
-    self, Call, MachineInfo, Property, Request, Response, TaskDocument, VERSION,
+    Answers, Call, MachineInfo, Property, Request, Response, TaskDocument, VERSION,
 };
 use crate::error::CallError;
 use crate::events::Notice;
 use crate::integration::guest::SessionList;
 use crate::runtime::Runtime;
 use protocol::HResult;
-use protocol::frame::{self, Decoder, FrameError};
+use protocol::frame::{self, FrameError};
 use protocol::task::{LogoffOptions, TaskInfo};
-use std::io;
+use rustix::net::{RecvFlags, recv};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -33,7 +35,7 @@ fn is_nobody(error: &io::Error) -> bool {
 /// A connection to a machine.
 pub struct Client {
     stream: UnixStream,
-    decoder: Decoder,
+    answers: Answers,
     name: String,
 }
 
@@ -72,7 +74,7 @@ impl Client {
     fn over(stream: UnixStream, name: String) -> Result<Self, CallError> {
         let limited = stream.set_read_timeout(Some(PATIENCE));
         limited.map_err(|error| CallError::new(HResult::DISP_E_EXCEPTION, error.to_string()))?;
-        Ok(Self { stream, decoder: Decoder::default(), name })
+        Ok(Self { stream, answers: Answers::default(), name })
     }
 
     /// The machine's name, as it was written when it was started.
@@ -167,7 +169,7 @@ impl Client {
         if document.task.is_complete {
             return Ok(document);
         }
-        self.follow(Response::Changed { task: document.task }, timeout, watch)
+        self.see_out(Response::Changed { task: document.task }, timeout, watch)
     }
 
     /// Attaches to the machine's console: the connection, and what the guest printed meanwhile.
@@ -178,7 +180,7 @@ impl Client {
         self.act(Request::Console)?;
         let unlimited = self.stream.set_read_timeout(None);
         unlimited.map_err(|error| self.lost(&error))?;
-        Ok((self.stream, self.decoder.into_rest()))
+        Ok((self.stream, self.answers.into_rest()))
     }
 
     /// Hears of the machine's events from now on, on this connection.
@@ -237,11 +239,11 @@ impl Client {
         watch: impl FnMut(&TaskInfo),
     ) -> Result<TaskDocument, CallError> {
         let answer = self.call(Request::Wait { id })?;
-        self.follow(answer, timeout, watch)
+        self.see_out(answer, timeout, watch)
     }
 
     /// Hears of a task, of which the machine has just said this, until it is complete.
-    fn follow(
+    fn see_out(
         &mut self,
         mut answer: Response,
         timeout: Option<Duration>,
@@ -266,21 +268,35 @@ impl Client {
         }
     }
 
+    /// Hears of a task from now on, on this connection, without waiting.
+    ///
+    /// # Errors
+    /// The machine's process has ended.
+    pub fn follow(mut self, id: u32) -> Result<Followed, CallError> {
+        self.send(&Call { version: VERSION, request: Request::Wait { id }, follow: false })?;
+        Ok(Followed { client: self, last: None })
+    }
+
     fn call(&mut self, request: Request) -> Result<Response, CallError> {
         self.ask(Call { version: VERSION, request, follow: false })
     }
 
     fn ask(&mut self, call: Call) -> Result<Response, CallError> {
-        let Err(error) = frame::write(&mut self.stream, &call) else { return self.read() };
+        self.send(&call)?;
+        self.read()
+    }
+
+    fn send(&mut self, call: &Call) -> Result<(), CallError> {
+        let Err(error) = frame::write(&mut self.stream, call) else { return Ok(()) };
         // Whoever is turned away is told why, perhaps before having asked anything.
-        match wire::read_answer(&mut self.decoder, &mut self.stream) {
+        match self.answers.read(&mut self.stream) {
             Ok(Some(Response::Refused { code, text })) => Err(CallError::new(code, text)),
             _ => Err(self.lost(&error)),
         }
     }
 
     fn read(&mut self) -> Result<Response, CallError> {
-        let answer = wire::read_answer(&mut self.decoder, &mut self.stream);
+        let answer = self.answers.read(&mut self.stream);
         self.judge(answer)
     }
 
@@ -288,10 +304,18 @@ impl Client {
     fn read_within(&mut self, time: Duration) -> Result<Option<Response>, CallError> {
         let limited = self.stream.set_read_timeout(Some(at_least_some(time)));
         limited.map_err(|error| self.lost(&error))?;
-        let answer = wire::read_answer(&mut self.decoder, &mut self.stream);
+        let answer = self.answers.read(&mut self.stream);
         let limited = self.stream.set_read_timeout(Some(PATIENCE));
         limited.map_err(|error| self.lost(&error))?;
         match answer {
+            Err(FrameError::Io(error)) if is_late(&error) => Ok(None),
+            answer => self.judge(answer).map(Some),
+        }
+    }
+
+    /// Takes an answer, if it is there.
+    fn take(&mut self) -> Result<Option<Response>, CallError> {
+        match self.answers.read(&mut AtOnce(&self.stream)) {
             Err(FrameError::Io(error)) if is_late(&error) => Ok(None),
             answer => self.judge(answer).map(Some),
         }
@@ -326,7 +350,19 @@ fn is_late(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
+/// Reads what is there, and waits for nothing.
+struct AtOnce<'a>(&'a UnixStream);
+
+impl Read for AtOnce<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let (count, _) = recv(self.0, buffer, RecvFlags::DONTWAIT)?;
+        Ok(count)
+    }
+}
+
 /// The events of a machine, from a [`Client`].
+///
+/// Its descriptor is readable when there may be something to [take](Self::take).
 pub struct Events {
     client: Client,
 }
@@ -339,14 +375,73 @@ impl Events {
     pub fn next(&mut self, timeout: Option<Duration>) -> Result<Option<Notice>, CallError> {
         let limited = self.client.stream.set_read_timeout(timeout.map(at_least_some));
         limited.map_err(|error| self.client.lost(&error))?;
-        match wire::read_answer(&mut self.client.decoder, &mut self.client.stream) {
+        match self.client.answers.read(&mut self.client.stream) {
             Err(FrameError::Io(error)) if is_late(&error) => Ok(None),
-            answer => match self.client.judge(answer)? {
-                Response::Event { event } => Ok(Some(Notice::Event(event))),
-                Response::Lost { count } => Ok(Some(Notice::Lost(count))),
-                other => Err(unexpected(&other)),
-            },
+            answer => notice(self.client.judge(answer)?).map(Some),
         }
+    }
+
+    /// Takes what has happened, without waiting; none once all of it is taken, and only then the
+    /// descriptor says whether there is more.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub fn take(&mut self) -> Result<Option<Notice>, CallError> {
+        self.client.take()?.map(notice).transpose()
+    }
+}
+
+impl AsFd for Events {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.client.stream.as_fd()
+    }
+}
+
+fn notice(response: Response) -> Result<Notice, CallError> {
+    match response {
+        Response::Event { event } => Ok(Notice::Event(event)),
+        Response::Lost { count } => Ok(Notice::Lost(count)),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// A task that a [`Client`] follows.
+///
+/// Its descriptor is readable when there may be something to [take](Self::take), which is so at
+/// least once a second until the task is complete.
+pub struct Followed {
+    client: Client,
+    last: Option<TaskInfo>,
+}
+
+impl Followed {
+    /// Takes the next change, without waiting; none once all of them are taken, and only then the
+    /// descriptor says whether there is more. The first is the task as it was; nothing comes after
+    /// that it is complete.
+    ///
+    /// # Errors
+    /// `VM_E_VM_NOT_RUNNING` when the machine's process has ended; `DISP_E_BADINDEX` if there is no
+    /// such task.
+    pub fn take(&mut self) -> Result<Option<TaskInfo>, CallError> {
+        while !self.last.as_ref().is_some_and(|last| last.is_complete) {
+            let task = match self.client.take()? {
+                Some(Response::Changed { task }) => task,
+                Some(Response::Task(document)) => document.task,
+                Some(other) => return Err(unexpected(&other)),
+                None => return Ok(None),
+            };
+            if self.last.as_ref() != Some(&task) {
+                self.last = Some(task.clone());
+                return Ok(Some(task));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl AsFd for Followed {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.client.stream.as_fd()
     }
 }
 

@@ -186,7 +186,7 @@ fn ask(stream: &mut UnixStream, request: Request) {
 }
 
 fn answer_to(stream: &mut UnixStream) -> Option<Response> {
-    wire::read_answer(&mut Decoder::default(), stream).unwrap()
+    wire::Answers::default().read(stream).unwrap()
 }
 
 fn refusal(stream: &mut UnixStream) -> HResult {

@@ -286,25 +286,39 @@ pub fn answer(stream: &mut impl Write, response: &Response) -> Result<(), FrameE
     }
 }
 
-/// Reads an answer; none if the stream ends before it.
+/// Reads answers from a stream.
 ///
-/// # Errors
-/// The stream fails, or what comes is no answer.
-pub fn read_answer(
-    decoder: &mut Decoder,
-    stream: &mut impl Read,
-) -> Result<Option<Response>, FrameError> {
-    let mut text = String::new();
-    while let Some(piece) = decoder.read::<Piece>(stream)? {
-        text.push_str(&piece.text);
-        if text.len() > ANSWER_MAX {
-            return Err(FrameError::TooLong(text.len()));
+/// A read that is interrupted, by a time-out say, loses nothing: the next call goes on.
+#[derive(Debug, Default)]
+pub struct Answers {
+    decoder: Decoder,
+    /// The answer that is on its way, as far as it has come.
+    text: String,
+}
+
+impl Answers {
+    /// The next answer; none if the stream ends before it.
+    ///
+    /// # Errors
+    /// The stream fails, or what comes is no answer.
+    pub fn read(&mut self, stream: &mut impl Read) -> Result<Option<Response>, FrameError> {
+        while let Some(piece) = self.decoder.read::<Piece>(stream)? {
+            self.text.push_str(&piece.text);
+            if self.text.len() > ANSWER_MAX {
+                return Err(FrameError::TooLong(self.text.len()));
+            }
+            if !piece.more {
+                return Ok(Some(serde_json::from_str(&std::mem::take(&mut self.text))?));
+            }
         }
-        if !piece.more {
-            return Ok(Some(serde_json::from_str(&text)?));
-        }
+        if self.text.is_empty() { Ok(None) } else { Err(FrameError::Truncated) }
     }
-    if text.is_empty() { Ok(None) } else { Err(FrameError::Truncated) }
+
+    /// What was read after the last answer: for a stream that goes on as something else.
+    #[must_use]
+    pub fn into_rest(self) -> Vec<u8> {
+        self.decoder.into_rest()
+    }
 }
 
 #[cfg(test)]
@@ -312,6 +326,18 @@ mod tests {
     use super::*;
     use protocol::message::MAX_TEXT;
     use protocol::task::{MAX_SURVIVORS, Process, SessionReport, SessionSummary};
+
+    /// Gives its bytes, and then nothing for now.
+    struct Interrupted<'a>(&'a [u8]);
+
+    impl Read for Interrupted<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            match self.0.read(buffer)? {
+                0 => Err(std::io::ErrorKind::WouldBlock.into()),
+                count => Ok(count),
+            }
+        }
+    }
 
     #[test]
     fn the_longest_report_that_a_guest_can_cause_arrives_whole() {
@@ -341,10 +367,14 @@ mod tests {
         let mut bytes = Vec::new();
         answer(&mut bytes, &response).unwrap();
         assert!((4 * frame::MAX_FRAME..ANSWER_MAX).contains(&bytes.len()), "{}", bytes.len());
-        let mut decoder = Decoder::default();
-        let mut stream = bytes.as_slice();
-        assert_eq!(read_answer(&mut decoder, &mut stream).unwrap(), Some(response));
-        assert_eq!(read_answer(&mut decoder, &mut stream).unwrap(), None);
+        let mut answers = Answers::default();
+        // It comes in two parts, and nothing in between.
+        let (first, second) = bytes.split_at(bytes.len() / 2);
+        let error = answers.read(&mut Interrupted(first)).unwrap_err();
+        assert!(matches!(error, FrameError::Io(_)), "{error}");
+        let mut stream = second;
+        assert_eq!(answers.read(&mut stream).unwrap(), Some(response));
+        assert_eq!(answers.read(&mut stream).unwrap(), None);
         drop(work);
     }
 
