@@ -168,6 +168,7 @@ fn each_member_answers_with_its_documented_code() {
     ] {
         assert_eq!(answer, expected);
     }
+    assert_eq!(guest.can_shutdown(), Ok(None), "S_FALSE");
     let startup = machine.startup().unwrap();
     startup.wait_for_completion(-1).unwrap();
     for (answer, expected) in [

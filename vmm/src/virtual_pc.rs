@@ -67,7 +67,7 @@ impl VirtualPc {
     }
 
     /// The machine `name`, in whatever letters; none, which the API has as `S_FALSE`, if it is
-    /// neither registered nor running.
+    /// neither registered nor running, or this user may not read it.
     ///
     /// # Errors
     /// The name is not allowed, or the catalog cannot be used.
@@ -75,8 +75,10 @@ impl VirtualPc {
         if let Some(machine) = self.catalog.find(name)? {
             return Ok(Some(self.machine(machine.name)));
         }
-        let running = Client::connect(self.catalog.runtime(), name).ok();
-        Ok(running.map(|client| self.machine(client.name().to_owned())))
+        // That somebody answers there is nothing for whoever may not read.
+        let running = Client::connect(self.catalog.runtime(), name);
+        let running = running.and_then(|mut client| client.machine());
+        Ok(running.ok().map(|machine| self.machine(machine.name)))
     }
 
     /// Makes a machine of `definition` and gives it `name`.
@@ -406,8 +408,6 @@ macro_rules! properties {
 }
 
 properties! {
-    /// Whether the guest can shut down in good order; none if the machine is not on.
-    can_shutdown: Option<bool> = CanShutdown;
     /// The guest's host name.
     computer_name: String = ComputerName;
     /// The service pack: empty.
@@ -486,6 +486,18 @@ impl GuestOs {
     /// As the member of the same name of the guest as its own process has it.
     pub fn sessions(&self) -> Result<SessionList, CallError> {
         self.machine.client()?.sessions()
+    }
+
+    /// Whether the guest can shut down in good order; none, which the API has as `S_FALSE`, if the
+    /// machine is not on.
+    ///
+    /// # Errors
+    /// `VM_E_VM_UNKNOWN`.
+    pub fn can_shutdown(&self) -> Result<Option<bool>, CallError> {
+        match self.value(Request::Property { property: Property::CanShutdown }) {
+            Err(off) if off.code == HResult::VM_E_VM_NOT_RUNNING => Ok(None),
+            answer => answer,
+        }
     }
 
     /// Whether a session of this kind exists: 0 for a seamless one, 1 for a desktop.
