@@ -49,6 +49,7 @@ pub mod control;
 pub mod devices;
 pub mod error;
 pub mod events;
+pub mod ffi;
 pub mod host;
 pub mod integration;
 pub mod io;

@@ -2,6 +2,7 @@
 
 mod archive;
 mod build;
+mod c;
 mod ci;
 mod debian;
 mod demo;
@@ -36,6 +37,8 @@ enum Verb {
     Test(test::Args),
     /// Check format, lints and documentation, then run all tests.
     Ci,
+    /// Make what C programs need: vmm.h, libvmm.so and libvmm.a.
+    C(c::Args),
     /// Make the guests that the tests boot, and say where they are.
     Guest(guest::Args),
     /// Run a command in the lab: an emulated AMD host with a KVM that runs stock kernels.
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Verb::Demo(args) => demo::demo(&args),
         Verb::Test(args) => test::test(&args),
         Verb::Ci => ci::ci(),
+        Verb::C(args) => c::make(&args),
         Verb::Guest(args) => guest::print(&args),
         Verb::Lab(args) => lab::run_command(&args),
     };

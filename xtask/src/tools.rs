@@ -16,6 +16,10 @@ pub(crate) const QEMU: (&str, &str) = ("qemu-system-x86_64", "qemu-system-x86");
 pub(crate) const IASL: (&str, &str) = ("iasl", "acpica-tools");
 /// The linker's driver.
 pub(crate) const CC: (&str, &str) = ("cc", "gcc libc6-dev");
+/// The compiler of the other language that includes `vmm.h`.
+pub(crate) const CXX: (&str, &str) = ("c++", "g++");
+/// The judge of what C programs do with memory.
+pub(crate) const VALGRIND: (&str, &str) = ("valgrind", "valgrind");
 /// Unpacks kernels and modules.
 pub(crate) const LZ4: (&str, &str) = ("lz4", "lz4");
 /// Likewise.
