@@ -303,8 +303,9 @@ fn another_user_sees_no_machine_and_may_not_use_what_is_not_theirs() {
     };
     assert_eq!(as_nobody(&["ls"]).json(), serde_json::json!({ "machines": [] }));
     assert_eq!(as_nobody(&["logoff", "web"]).refusal().0, Some(3));
-    let (exit, code, _) = as_nobody(&["run", "mine", "--kernel", &kernel]).refusal();
+    let (exit, code, text) = as_nobody(&["run", "mine", "--kernel", &kernel]).refusal();
     assert_eq!((exit, code.as_str()), (Some(9), "0x80070005"), "the directory is root's");
+    assert!(text.contains("VMM_RUNTIME_DIR"), "{text}");
 }
 
 #[test]

@@ -66,6 +66,14 @@ pub enum RuntimeError {
          shorter path", .0.display()
     )]
     TooLong(PathBuf),
+    /// The directory could not be made.
+    #[error("cannot make {} (VMM_RUNTIME_DIR can name another place)", path.display())]
+    NotMade {
+        /// What was to be made.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The system refused.
     #[error("cannot use {}", path.display())]
     Io {
@@ -85,10 +93,10 @@ impl RuntimeError {
             Self::InUse(_) => HResult::VM_E_VM_RUNNING,
             Self::TooLong(_) => HResult::ERROR_BUFFER_OVERFLOW,
             Self::NotOurs(_) => HResult::ERROR_BAD_PATHNAME,
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-                HResult::ERROR_ACCESS_DENIED
-            }
-            Self::Io { .. } => HResult::DISP_E_EXCEPTION,
+            Self::NotMade { source, .. } | Self::Io { source, .. } => match source.kind() {
+                io::ErrorKind::PermissionDenied => HResult::ERROR_ACCESS_DENIED,
+                _ => HResult::DISP_E_EXCEPTION,
+            },
         }
     }
 }
@@ -175,7 +183,9 @@ impl Runtime {
             let made = DirBuilder::new().recursive(recursive).mode(0o700).create(path);
             match made {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-                made => made.map_err(failed(path)),
+                made => {
+                    made.map_err(|source| RuntimeError::NotMade { path: path.to_owned(), source })
+                }
             }
         };
         make(true, &self.base)?;
