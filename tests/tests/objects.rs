@@ -264,3 +264,33 @@ fn what_a_guest_answers_comes_from_the_call_or_the_task_with_its_code() {
         }
     }
 }
+
+#[test]
+fn what_becomes_of_every_machine_is_told_and_of_one_that_is_killed_too() {
+    let world = World::new();
+    let early = world.machine("early", SPIN);
+    succeeds(early.startup());
+    let mut events = world.pc.events();
+    // The next that concerns `name`, until its state is this.
+    let mut until = |name: &str, state: VmState| {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            assert!(Instant::now() < deadline, "{name} is never {state:?}");
+            match events.next(Some(LIMIT)).unwrap() {
+                Some(change) if change.machine == name && change.state == state => return,
+                _ => {}
+            }
+        }
+    };
+    early.pause().unwrap();
+    until("early", VmState::Paused);
+    early.resume().unwrap();
+    until("early", VmState::Running);
+    let mut late = world.process("late");
+    until("late", VmState::Running);
+    late.0.kill().unwrap();
+    until("late", VmState::TurnedOff);
+    succeeds(early.turn_off());
+    until("early", VmState::TurnedOff);
+    assert_eq!(events.next(Some(Duration::from_millis(1))).unwrap(), None);
+}

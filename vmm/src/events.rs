@@ -1,6 +1,7 @@
 //! Events: what happens to a machine, told to whoever subscribes.
 //!
-//! Numbers and names are those of `IVMVirtualMachineEvents` of the Virtual PC API. Each subscriber
+//! Numbers and names are those of `IVMVirtualMachineEvents` and `IVMVirtualPCEvents` of the Virtual PC
+//! API. Each subscriber
 //! has a queue of its own. One that does not take its events loses the oldest and is told how many;
 //! it slows down nobody, and above all not the machine.
 
@@ -92,6 +93,22 @@ pub struct Event {
     /// What happened.
     #[serde(flatten)]
     pub kind: EventKind,
+}
+
+/// A machine's state has changed: `OnVMStateChange` of `IVMVirtualPCEvents`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmStateChange {
+    /// The machine.
+    pub machine: String,
+    /// What it is now.
+    pub state: VmState,
+}
+
+impl VmStateChange {
+    /// The documented number.
+    pub const NUMBER: u32 = 2;
+    /// The documented name.
+    pub const NAME: &str = "OnVMStateChange";
 }
 
 /// What a subscriber takes from its queue.

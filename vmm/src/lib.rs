@@ -60,6 +60,7 @@ mod lock;
 pub mod machine;
 pub mod memory;
 pub mod outcome;
+pub mod pc_events;
 pub mod probe;
 pub mod runtime;
 pub mod state;

@@ -14,12 +14,14 @@
 
 use crate::catalog::{Catalog, CatalogError, Definition, Registered};
 use crate::control::access::unknown;
+use crate::control::all_events::AllEvents;
 use crate::control::client::{Client, Events, Followed};
 use crate::control::wire::{MachineInfo, Property, Request, TaskDocument};
 use crate::error::CallError;
 use crate::host::Host;
 use crate::integration::guest::SessionList;
 use crate::integration::info::OsVersionInfo;
+use crate::pc_events::PcEvents;
 use crate::state::{Verb, VmState, admit};
 use crate::task::check_wait;
 use protocol::HResult;
@@ -170,6 +172,13 @@ impl VirtualPc {
             let text = format!("no machine has a task {id}; `vmm task ls` lists those there are");
             CallError::new(HResult::DISP_E_BADINDEX, text)
         })
+    }
+
+    /// What becomes of the machines from now on, also of those that are started later:
+    /// `IVMVirtualPCEvents`.
+    #[must_use]
+    pub fn events(&self) -> PcEvents {
+        PcEvents::of(AllEvents::of(self.catalog.runtime().clone()))
     }
 
     /// A connection to whichever process runs the machine `name`.

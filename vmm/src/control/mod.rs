@@ -5,6 +5,7 @@
 
 pub mod access;
 mod accounts;
+pub mod all_events;
 pub mod client;
 mod conversation;
 mod serve;
