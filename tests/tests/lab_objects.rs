@@ -8,9 +8,11 @@ use rustix::process::{
 };
 use rustix::thread::set_thread_res_uid;
 use serde_json::Value;
+use std::ffi::OsStr;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -72,11 +74,15 @@ impl World {
     /// `vmm` with `arguments`.
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.folder.path().join("vmm"));
+        self.environment(command.args(arguments));
         command
-            .args(arguments)
+    }
+
+    /// Lets `command` have the machines of this test.
+    fn environment<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        command
             .env("VMM_RUNTIME_DIR", self.folder.path().join("run"))
-            .env("VMM_DATA_DIR", self.folder.path().join("data"));
-        command
+            .env("VMM_DATA_DIR", self.folder.path().join("data"))
     }
 
     /// `machine` under `vmm run`, when its agent has connected.
@@ -111,8 +117,11 @@ struct Way {
     log_off: fn(&World, &str, u32) -> Came,
 }
 
-const WAYS: [Way; 2] =
-    [Way { name: "Rust", log_off: from_rust }, Way { name: "command", log_off: from_command }];
+const WAYS: [Way; 3] = [
+    Way { name: "Rust", log_off: from_rust },
+    Way { name: "C", log_off: from_c },
+    Way { name: "command", log_off: from_command },
+];
 
 fn from_rust(world: &World, name: &str, user: u32) -> Came {
     let log_off = || -> Result<TaskInfo, CallError> {
@@ -134,6 +143,32 @@ fn from_rust(world: &World, name: &str, user: u32) -> Came {
         Ok(task) => Came::Task(task.error),
         Err(refusal) => Came::Call(refusal.code),
     }
+}
+
+/// A program in C that `cargo xtask test` has made.
+fn c_program(variable: &str) -> PathBuf {
+    std::env::var_os(variable)
+        .unwrap_or_else(|| panic!("{variable} names a program; `cargo xtask test` sets it"))
+        .into()
+}
+
+fn from_c(world: &World, name: &str, user: u32) -> Came {
+    // Where others may use it.
+    let program = world.folder.path().join("guest");
+    if !program.exists() {
+        fs::copy(c_program("VMM_C_GUEST"), &program).unwrap();
+        fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    }
+    let output =
+        world.environment(&mut Command::new(program)).args(["once", name]).uid(user).output();
+    let output = output.unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{said}");
+    let words: Vec<&str> = said.split_whitespace().collect();
+    let [came, code, symbol] = words[..] else { panic!("{said}") };
+    let code: HResult = serde_json::from_value(code.into()).unwrap();
+    assert_eq!(code.symbol(), Some(symbol), "{said}");
+    if came == "call" { Came::Call(code) } else { Came::Task(code) }
 }
 
 fn from_command(world: &World, name: &str, user: u32) -> Came {
@@ -187,6 +222,11 @@ fn each_code_of_a_logoff_is_the_same_from_every_way_in() {
         assert_eq!((way.log_off)(&world, "codes", 0), Came::Task(HResult::S_OK), "{}", way.name);
         assert_eq!(guest.who(), Vec::<String>::new());
     }
+    guest.console.run("login-on tty2 alice");
+    guest.wait_for_who(1);
+    let said = example(&world, &["codes".as_ref()]);
+    assert!(said.contains("100 %\n") && said.contains("result 0, error 0x00000000 S_OK"), "{said}");
+    assert_eq!(guest.who(), Vec::<String>::new());
     // The guest cannot tell who is there.
     guest.console.run("umount -l /proc");
     logs_off("codes", 0, Came::Call(HResult::DISP_E_EXCEPTION));
@@ -202,6 +242,36 @@ fn each_code_of_a_logoff_is_the_same_from_every_way_in() {
     logs_off("codes", 0, Came::Call(HResult::VM_E_ADDITIONS_FEATURE_NOT_AVAIL));
     assert_eq!(guest.power_off().0.code(), Some(0));
     logs_off("codes", 0, Came::Call(HResult::VM_E_VM_NOT_RUNNING));
+}
+
+/// What the example in C prints, which must succeed.
+fn example(world: &World, arguments: &[&OsStr]) -> String {
+    let mut example = Command::new(c_program("VMM_C_LOGOFF"));
+    let output = world.environment(example.args(arguments)).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    let why = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}{why}");
+    said
+}
+
+#[test]
+fn the_example_in_c_starts_a_machine_and_logs_off() {
+    let world = World::new();
+    let flavour = Flavour::BookwormCloud;
+    let (kernel, initrd) = (flavour.kernel(), flavour.initrd());
+    let words = ["example".as_ref(), kernel.as_ref(), initrd.as_ref(), "quiet".as_ref()];
+    let said = example(&world, &words);
+    for line in [
+        "create: 0x00000000 S_OK",
+        "startup, task: 0x00000000 S_OK",
+        "\"OnAdditionsAvailable\"",
+        "logoff: 0x00000000 S_OK",
+        "error 0x80070520 ERROR_NO_SUCH_LOGON_SESSION",
+    ] {
+        assert!(said.contains(line), "no {line:?}: {said}");
+    }
+    let machine = world.pc.find_virtual_machine("example").unwrap().unwrap();
+    assert_eq!(machine.state(), Ok(VmState::TurnedOff), "it ran in the example's process");
 }
 
 /// A logoff of one user who does not leave, when it has begun.

@@ -4,8 +4,8 @@
 //! this tool to read it.
 
 use crate::Outcome;
-use crate::build::{self, root};
-use crate::run::{cargo, run_aside, say};
+use crate::build::{self, Programs, root};
+use crate::run::{cargo, output, run_aside, say};
 use crate::tools::{self, CC};
 use anyhow::{Context, Result, ensure};
 use cbindgen::{Builder, Config, EnumConfig, Language, RenameRule, Style};
@@ -14,6 +14,7 @@ use protocol::task::LogoffOptions;
 use std::fmt::Write;
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 /// The sources, in the order of the header.
 const SOURCES: [&str; 7] = ["code", "pc", "machine", "guest", "property", "task", "events"];
@@ -102,6 +103,30 @@ fn libraries(release: bool) -> Result<[PathBuf; 2]> {
     run_aside(command.current_dir(root()))?;
     let folder = build::target()?.join(if release { "release" } else { "debug" });
     Ok(["libvmm.so", "libvmm.a"].map(|library| folder.join(library)))
+}
+
+/// The programs in C that want a guest with an agent: their names, their sources, and the variables
+/// that tell tests where they are.
+pub(crate) const PROGRAMS: [(&str, &str, &str); 2] = [
+    ("c-guest", "tests/tests/c/guest.c", "VMM_C_GUEST"),
+    ("c-logoff", "vmm/examples/logoff.c", "VMM_C_LOGOFF"),
+];
+
+/// These programs, static as all that goes into the lab.
+pub(crate) fn programs() -> Result<Programs> {
+    let [_, archive] = libraries(false)?;
+    let folder = build::target()?.join("c");
+    fs::create_dir_all(&folder)?;
+    let mut programs = Programs::new();
+    for (name, source, _) in PROGRAMS {
+        let program = folder.join(name);
+        let mut compiler = Command::new("cc");
+        compiler.args(["-std=c99", "-static", "-s", "-Ivmm/include", source, "-o"]);
+        // What the linker has to say is that static programs find no users by name: none does.
+        output(compiler.arg(&program).arg(&archive).arg("-lm").current_dir(root()))?;
+        programs.insert(name.to_owned(), program);
+    }
+    Ok(programs)
 }
 
 /// Where the header is kept.

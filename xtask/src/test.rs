@@ -6,7 +6,7 @@ use crate::job::Job;
 use crate::path::Path;
 use crate::run::{cargo, output, run, say};
 use crate::tools::{self, CC, CXX, IASL, VALGRIND};
-use crate::{Outcome, guest, path};
+use crate::{Outcome, c, guest, path};
 use anyhow::{Result, bail};
 use std::process::Command;
 use std::time::Duration;
@@ -36,7 +36,8 @@ pub(crate) fn test(args: &Args) -> Outcome {
     if args.only.is_none() {
         run(cargo().args(["test", "--workspace"]).current_dir(root()))?;
     }
-    let programs = build::tools()?;
+    let mut programs = build::tools()?;
+    programs.extend(c::programs()?);
     let booting = build::tests(&BOOTING)?;
     let path = path::probe(&programs)?;
     let guests = guest::make(&programs, &[])?;
@@ -104,6 +105,10 @@ fn job(
 ) -> Result<Job> {
     let mut job = Job::new(path, LIMIT);
     job.give_machines(programs, guests)?;
+    for (name, _, variable) in c::PROGRAMS {
+        let place = job.give_program(programs, name)?;
+        job.environment.push((variable.into(), place));
+    }
     let mut script = String::from("code=0\n");
     for name in BOOTING {
         let wanted: Vec<&str> = tests
