@@ -294,3 +294,23 @@ fn what_becomes_of_every_machine_is_told_and_of_one_that_is_killed_too() {
     until("early", VmState::TurnedOff);
     assert_eq!(events.next(Some(Duration::from_millis(1))).unwrap(), None);
 }
+
+#[test]
+fn a_task_that_ends_the_machines_process_is_heard_to_its_end() {
+    let world = World::new();
+    for _ in 0..10 {
+        let _process = world.process("web");
+        let machine = loop {
+            if let Some(machine) = world.pc.find_virtual_machine("web").unwrap() {
+                break machine;
+            }
+        };
+        becomes(&machine, VmState::Running);
+        let task = machine.turn_off().unwrap();
+        // Whoever asks late is told the same as whoever waits.
+        thread::sleep(Duration::from_millis(100));
+        let waited = task.wait_for_completion(30_000).unwrap();
+        assert_eq!((waited.result, waited.error), (Some(TaskResult::Success), HResult::S_OK));
+        assert_eq!(task.info().unwrap(), waited);
+    }
+}

@@ -1096,10 +1096,12 @@ vmm_hresult vmm_guest_os_terminal_services_initialized(struct vmm_guest_os *gues
 /**
  * The task as it is now.
  *
- * VM_E_VM_NOT_RUNNING: the machine's process has ended, and the task with it; E_INVALIDARG: the
- * structure is not valid. Both hold for whatever follows, too.
+ * VM_E_VM_NOT_RUNNING: the machine's process has ended, and the task with it, if it is not the one
+ * that was to turn it off; E_INVALIDARG: the structure is not valid. Both hold for whatever follows,
+ * too.
  */
-vmm_hresult vmm_task_get_info(struct vmm_task *task, struct vmm_task_info *info);
+vmm_hresult vmm_task_get_info(struct vmm_task *task,
+                             struct vmm_task_info *info);
 
 /**
  * What the task does, for people.
@@ -1145,7 +1147,8 @@ vmm_hresult vmm_task_fd(struct vmm_task *task, int *fd);
  * The next change of the task, without waiting. The first is the task as it was when this or
  * vmm_task_fd was called first; the last is its completion.
  *
- * S_FALSE: there is none now. Only then poll the descriptor.
+ * S_FALSE: there is none now. Only then poll the descriptor. VM_E_VM_NOT_RUNNING: the machine's
+ * process has ended; vmm_task_get_info knows the end of a task that has turned it off.
  */
 vmm_hresult vmm_task_next(struct vmm_task *task, struct vmm_task_info *info);
 

@@ -294,7 +294,7 @@ impl VirtualMachine {
         let mut hosted = self.hosted();
         if hosted.is_none() {
             match Client::connect(self.pc.catalog.runtime(), &self.name) {
-                Ok(mut client) => return Ok(self.task(client.work(Request::Startup)?)),
+                Ok(mut client) => return Ok(self.task(client.work(Request::Startup)?.task.id)),
                 Err(error) if error.code == HResult::VM_E_VM_UNKNOWN => {
                     *hosted = Some(Host::registered(&self.pc.catalog, &self.name)?);
                 }
@@ -310,7 +310,7 @@ impl VirtualMachine {
     /// # Errors
     /// `VM_E_VM_NOT_RUNNING`; `VM_E_VM_UNKNOWN`; `ERROR_ACCESS_DENIED`.
     pub fn turn_off(&self) -> Result<Task, CallError> {
-        self.work(Request::TurnOff)
+        self.last_work(Request::TurnOff)
     }
 
     /// Boots it anew.
@@ -357,7 +357,7 @@ impl VirtualMachine {
     /// `VM_E_VM_NOT_RUNNING`; `VM_E_VM_UNKNOWN`.
     pub fn tasks(&self) -> Result<Vec<Task>, CallError> {
         let tasks = self.client()?.tasks()?;
-        Ok(tasks.into_iter().map(|task| Task { machine: self.clone(), id: task.id }).collect())
+        Ok(tasks.into_iter().map(|task| self.task(task.id)).collect())
     }
 
     fn hosted(&self) -> MutexGuard<'_, Option<Host>> {
@@ -382,11 +382,17 @@ impl VirtualMachine {
 
     fn work(&self, request: Request) -> Result<Task, CallError> {
         let document = self.client()?.work(request)?;
-        Ok(self.task(document))
+        Ok(self.task(document.task.id))
     }
 
-    fn task(&self, document: TaskDocument) -> Task {
-        Task { machine: self.clone(), id: document.task.id }
+    /// As [`work`](Self::work), for what ends the machine, and with it perhaps its process.
+    fn last_work(&self, request: Request) -> Result<Task, CallError> {
+        let (task, followed) = self.client()?.work_followed(request)?;
+        Ok(Task { followed: Some(Arc::new(Mutex::new(followed))), ..self.task(task.id) })
+    }
+
+    fn task(&self, id: u32) -> Task {
+        Task { machine: self.clone(), id, followed: None }
     }
 }
 
@@ -478,7 +484,7 @@ impl GuestOs {
     /// # Errors
     /// As [`logoff`](Self::logoff).
     pub fn shutdown(&self, forced: bool) -> Result<Task, CallError> {
-        self.machine.work(Request::Shutdown { forced })
+        self.machine.last_work(Request::Shutdown { forced })
     }
 
     /// Restarts the guest.
@@ -543,11 +549,14 @@ impl GuestOs {
     }
 }
 
-/// Work that takes time: `IVMTask`. It is there as long as its machine's process.
+/// Work that takes time: `IVMTask`. It is there as long as its machine's process; whoever began to
+/// turn that off or shut it down is told the end nevertheless.
 #[derive(Clone)]
 pub struct Task {
     machine: VirtualMachine,
     id: u32,
+    /// Where the end of work is told that ends the machine's process.
+    followed: Option<Arc<Mutex<Followed>>>,
 }
 
 impl Task {
@@ -599,7 +608,9 @@ impl Task {
         watch: impl FnMut(&TaskInfo),
     ) -> Result<TaskInfo, CallError> {
         let timeout = check_wait(milliseconds)?;
-        Ok(self.machine.client()?.wait(self.id, timeout, watch)?.task)
+        let waited =
+            self.machine.client().and_then(|mut client| client.wait(self.id, timeout, watch));
+        Ok(self.or_its_end(waited)?.task)
     }
 
     /// Hears of it from now on, without waiting: for a program that polls.
@@ -619,6 +630,18 @@ impl Task {
     }
 
     fn document(&self) -> Result<TaskDocument, CallError> {
-        self.machine.client()?.task(self.id)
+        self.or_its_end(self.machine.client().and_then(|mut client| client.task(self.id)))
+    }
+
+    /// What the machine's process has answered, or told before it ended.
+    fn or_its_end(
+        &self,
+        answer: Result<TaskDocument, CallError>,
+    ) -> Result<TaskDocument, CallError> {
+        answer.or_else(|error| {
+            let followed = self.followed.as_ref().ok_or(error.clone())?;
+            let end = followed.lock().unwrap_or_else(PoisonError::into_inner).end();
+            Ok(TaskDocument { task: end.ok_or(error)?, report: None })
+        })
     }
 }

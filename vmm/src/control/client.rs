@@ -268,6 +268,21 @@ impl Client {
         }
     }
 
+    /// Asks for something that takes time, and hears of its task from then on, on this connection:
+    /// also of the end of one that ends the machine's process.
+    ///
+    /// # Errors
+    /// As [`work`](Self::work).
+    pub fn work_followed(mut self, request: Request) -> Result<(TaskInfo, Followed), CallError> {
+        match self.ask(Call { version: VERSION, request, follow: true })? {
+            Response::Task(document) => {
+                let task = document.task;
+                Ok((task.clone(), Followed { client: self, last: Some(task) }))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// Hears of a task from now on, on this connection, without waiting.
     ///
     /// # Errors
@@ -436,6 +451,12 @@ impl Followed {
             }
         }
         Ok(None)
+    }
+
+    /// The end of the task, if it has been told, without waiting.
+    pub fn end(&mut self) -> Option<TaskInfo> {
+        while let Ok(Some(_)) = self.take() {}
+        self.last.clone().filter(|task| task.is_complete)
     }
 }
 

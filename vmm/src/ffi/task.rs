@@ -155,8 +155,9 @@ unsafe fn inform(
 
 /// The task as it is now.
 ///
-/// VM_E_VM_NOT_RUNNING: the machine's process has ended, and the task with it; E_INVALIDARG: the
-/// structure is not valid. Both hold for whatever follows, too.
+/// VM_E_VM_NOT_RUNNING: the machine's process has ended, and the task with it, if it is not the one
+/// that was to turn it off; E_INVALIDARG: the structure is not valid. Both hold for whatever follows,
+/// too.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_task_get_info(
     task: *mut VmmTask,
@@ -237,7 +238,8 @@ pub unsafe extern "C" fn vmm_task_fd(task: *mut VmmTask, fd: *mut c_int) -> VmmH
 /// The next change of the task, without waiting. The first is the task as it was when this or
 /// vmm_task_fd was called first; the last is its completion.
 ///
-/// S_FALSE: there is none now. Only then poll the descriptor.
+/// S_FALSE: there is none now. Only then poll the descriptor. VM_E_VM_NOT_RUNNING: the machine's
+/// process has ended; vmm_task_get_info knows the end of a task that has turned it off.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_task_next(task: *mut VmmTask, info: *mut VmmTaskInfo) -> VmmHresult {
     // SAFETY: our caller promises the same.
