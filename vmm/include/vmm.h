@@ -1,10 +1,10 @@
 /*
  * The object model of vmm in C: machines, their guests, their tasks and their events.
  *
- *     vmm_virtual_pc --> vmm_machine --> vmm_guest_os
- *          |                  |               |
- *          |                  +--> vmm_events |
- *          +------------------+--> vmm_task <-+
+ *     vmm_pc_events <-- vmm_virtual_pc --> vmm_machine --> vmm_guest_os
+ *                              |              |  |              |
+ *                              |              |  +-> vmm_events |
+ *                              +--------------+----> vmm_task <-+
  *
  * - Nearly every function answers with a code, which is negative if the call failed. What else it
  *   has to say it puts where an out pointer points to. If that is null the answer is E_POINTER, and
@@ -454,6 +454,11 @@ typedef struct vmm_guest_os vmm_guest_os;
 typedef struct vmm_machine vmm_machine;
 
 /**
+ * A queue of what becomes of all machines: of those that run, and of those that are started later.
+ */
+typedef struct vmm_pc_events vmm_pc_events;
+
+/**
  * Work that takes time.
  */
 typedef struct vmm_task vmm_task;
@@ -778,6 +783,11 @@ vmm_hresult vmm_virtual_pc_task_at(struct vmm_virtual_pc *pc, uint32_t index, st
  * DISP_E_BADINDEX: there is none.
  */
 vmm_hresult vmm_virtual_pc_task(struct vmm_virtual_pc *pc, uint32_t id, struct vmm_task **task);
+
+/**
+ * A queue of what becomes of all machines from now on.
+ */
+vmm_hresult vmm_virtual_pc_events(struct vmm_virtual_pc *pc, struct vmm_pc_events **events);
 
 /**
  * Counts one reference to the object more. Null is fine.
@@ -1197,6 +1207,38 @@ void vmm_events_add_ref(struct vmm_events *events);
  * Counts one reference to the object less; with the last it is gone. Null is fine.
  */
 void vmm_events_release(struct vmm_events *events);
+
+/**
+ * A descriptor for poll(2) and its like: readable when there may be something for
+ * vmm_pc_events_next, and at least four times a second, for then new machines are looked for. It
+ * stays the queue's: it is closed when the last reference to the object is released, and is not to
+ * be read.
+ *
+ * VM_E_OUT_OF_RESOURCE: the host is short of descriptors.
+ */
+vmm_hresult vmm_pc_events_fd(struct vmm_pc_events *events, int *fd);
+
+/**
+ * The next change of a machine's state: what it is doing now, and its name. Waits for it at most so
+ * many milliseconds: 0 to 4,000,000, or -1 for ever. A state that lasts but a moment may not be
+ * told.
+ *
+ * S_FALSE: there is none now. Only then poll the descriptor. E_INVALIDARG: any other time.
+ */
+vmm_hresult vmm_pc_events_next(struct vmm_pc_events *events,
+                              int32_t milliseconds,
+                              vmm_vm_state *state,
+                              char **machine);
+
+/**
+ * Counts one reference to the object more. Null is fine.
+ */
+void vmm_pc_events_add_ref(struct vmm_pc_events *events);
+
+/**
+ * Counts one reference to the object less; with the last it is gone. Null is fine.
+ */
+void vmm_pc_events_release(struct vmm_pc_events *events);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -5,6 +5,7 @@ use crate::error::CallError;
 use crate::events::{EventKind, Notice, VmStateChange};
 use crate::state::VmState;
 use std::collections::HashMap;
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 /// The changes of all machines' states, from [`VirtualPc::events`](crate::VirtualPc::events).
@@ -20,6 +21,15 @@ pub struct PcEvents {
 impl PcEvents {
     pub(crate) fn of(all: AllEvents) -> Self {
         Self { all, told: HashMap::new() }
+    }
+
+    /// A descriptor that is readable when there may be something to [take](Self::next) within no
+    /// time; it stays ours.
+    ///
+    /// # Errors
+    /// The host is short of descriptors.
+    pub fn descriptor(&mut self) -> Result<BorrowedFd<'_>, CallError> {
+        self.all.descriptor()
     }
 
     /// Waits for the next change; none if nothing changes within `timeout`.

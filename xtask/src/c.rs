@@ -17,16 +17,17 @@ use std::path::PathBuf;
 use std::process::Command;
 
 /// The sources, in the order of the header.
-const SOURCES: [&str; 7] = ["code", "pc", "machine", "guest", "property", "task", "events"];
+const SOURCES: [&str; 8] =
+    ["code", "pc", "machine", "guest", "property", "task", "events", "pc_events"];
 /// What begins the header.
 const TOP: &str = "\
 /*
  * The object model of vmm in C: machines, their guests, their tasks and their events.
  *
- *     vmm_virtual_pc --> vmm_machine --> vmm_guest_os
- *          |                  |               |
- *          |                  +--> vmm_events |
- *          +------------------+--> vmm_task <-+
+ *     vmm_pc_events <-- vmm_virtual_pc --> vmm_machine --> vmm_guest_os
+ *                              |              |  |              |
+ *                              |              |  +-> vmm_events |
+ *                              +--------------+----> vmm_task <-+
  *
  * - Nearly every function answers with a code, which is negative if the call failed. What else it
  *   has to say it puts where an out pointer points to. If that is null the answer is E_POINTER, and

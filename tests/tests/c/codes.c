@@ -318,6 +318,25 @@ static void on(void)
     vmm_machine_release(web);
 }
 
+/* Polls until the machine is told to be in a state. */
+static void becomes(struct vmm_pc_events *all, vmm_vm_state expected)
+{
+    struct pollfd poll_for = {.events = POLLIN};
+    vmm_vm_state state = VMM_VM_STATE_INVALID;
+    char *name = NULL;
+    int tries;
+
+    ROW(vmm_pc_events_fd(all, &poll_for.fd), S_OK, 0);
+    for (tries = 0; tries < 1000 && state != expected; tries++) {
+        HOLDS(poll(&poll_for, 1, 30000) == 1);
+        while (state != expected && vmm_pc_events_next(all, 0, &state, &name) == S_OK) {
+            HOLDS(strcmp(name, "inside") == 0);
+            vmm_string_free(name);
+        }
+    }
+    HOLDS(state == expected);
+}
+
 static void inside(const char *kernel)
 {
     struct vmm_task_info info = {.size = sizeof info};
@@ -328,14 +347,18 @@ static void inside(const char *kernel)
     struct pollfd poll_for = {.events = POLLIN};
     char *json = NULL;
 
+    struct vmm_pc_events *all = NULL;
+
     ROW(create("inside", kernel), S_OK, 0);
     web = get("inside");
+    ROW(vmm_virtual_pc_events(pc, &all), S_OK, 0);
     ROW(begin(vmm_machine_startup, web, &task), S_OK, 0);
     ROW(vmm_task_wait_for_completion(task, -2, &info), E_INVALIDARG, 0x80070057);
     ROW(vmm_task_wait_for_completion(task, 4000001, &info), E_INVALIDARG, 0x80070057);
     ROW(vmm_task_wait_for_completion(task, -1, &info), S_OK, 0);
     ROW(info.error, S_OK, 0);
     ROW(vmm_task_cancel(task), E_FAIL, 0x80004005);
+    becomes(all, VMM_VM_STATE_RUNNING);
     runs(web);
 
     ROW(vmm_machine_events(web, &events), S_OK, 0);
@@ -354,6 +377,8 @@ static void inside(const char *kernel)
     same = get("inside");
     ROW(done(vmm_machine_reset, web), S_OK, 0);
     ROW(done(vmm_machine_turn_off, same), S_OK, 0);
+    becomes(all, VMM_VM_STATE_TURNED_OFF);
+    vmm_pc_events_release(all);
     ROW(done(vmm_machine_startup, web), S_OK, 0);
     vmm_task_release(task);
     vmm_machine_release(web);

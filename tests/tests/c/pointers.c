@@ -130,6 +130,10 @@ static void tasks_and_events(void)
     MEMBER(int, -1, vmm_task_fd(NULL, NULL), vmm_task_fd(NULL, &out));
     ROW_WIN32(vmm_task_cancel(NULL), ERROR_INVALID_HANDLE, 0x80070006);
     MEMBER(int, -1, vmm_events_fd(NULL, NULL), vmm_events_fd(NULL, &out));
+    GETTER(vmm_virtual_pc_events, struct vmm_pc_events *);
+    MEMBER(int, -1, vmm_pc_events_fd(NULL, NULL), vmm_pc_events_fd(NULL, &out));
+    MEMBER(vmm_vm_state, VMM_VM_STATE_INVALID, vmm_pc_events_next(NULL, 0, NULL, &text),
+           vmm_pc_events_next(NULL, 0, &out, &text));
     STRUCTURE(vmm_event, vmm_events_next(NULL, 0, NULL, &text),
               vmm_events_next(NULL, 0, &out, &text));
     STRUCTURE(vmm_event, vmm_events_next(NULL, 0, &out, NULL),
@@ -189,6 +193,8 @@ static void nothing(void)
     vmm_guest_os_release(NULL);
     vmm_task_add_ref(NULL);
     vmm_task_release(NULL);
+    vmm_pc_events_add_ref(NULL);
+    vmm_pc_events_release(NULL);
     vmm_events_add_ref(NULL);
     vmm_events_release(NULL);
     vmm_string_free(NULL);

@@ -6,13 +6,19 @@ use crate::events::Notice;
 use crate::runtime::Runtime;
 use crate::state::VmState;
 use protocol::HResult;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::io::Errno;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
+};
 use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// How often new machines are looked for.
 const LOOK: Duration = Duration::from_millis(250);
+/// The shortest time of a timer.
+const TICK: Duration = Duration::from_nanos(1);
 
 /// What there is to hear.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +38,39 @@ pub struct AllEvents {
     machines: VecDeque<Followed>,
     /// When new machines are looked for again; none until that was done once.
     look: Option<Instant>,
+    /// For programs that poll, once one has asked.
+    descriptor: Option<Descriptor>,
+}
+
+/// Readable when there may be something to hear.
+struct Descriptor {
+    /// Waits for the timer and all machines.
+    all: OwnedFd,
+    /// When new machines are to be looked for.
+    timer: OwnedFd,
+}
+
+impl Descriptor {
+    fn new() -> Result<Self, Errno> {
+        let all = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?;
+        let descriptor = Self { all, timer };
+        descriptor.add(&descriptor.timer)?;
+        Ok(descriptor)
+    }
+
+    /// What is closed is forgotten by itself.
+    fn add(&self, fd: impl AsFd) -> Result<(), Errno> {
+        epoll::add(&self.all, fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN)
+    }
+
+    /// New machines are looked for in `time`.
+    fn wake_in(&self, time: Duration) -> Result<(), Errno> {
+        let never = Timespec { tv_sec: 0, tv_nsec: 0 };
+        // No time at all would be never.
+        let once = Itimerspec { it_interval: never, it_value: timespec(time.max(TICK)) };
+        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once).map(drop)
+    }
 }
 
 struct Followed {
@@ -44,7 +83,7 @@ impl AllEvents {
     /// Listens to the machines of `runtime`.
     #[must_use]
     pub fn of(runtime: Runtime) -> Self {
-        let mut all = Self { runtime, machines: VecDeque::new(), look: None };
+        let mut all = Self { runtime, machines: VecDeque::new(), look: None, descriptor: None };
         all.look_for_machines();
         all
     }
@@ -75,9 +114,38 @@ impl AllEvents {
         }
     }
 
+    /// A descriptor that is readable when there may be something to hear; it stays ours.
+    ///
+    /// # Errors
+    /// The host is short of descriptors.
+    pub fn descriptor(&mut self) -> Result<BorrowedFd<'_>, CallError> {
+        let descriptor = match self.descriptor.take() {
+            Some(descriptor) => descriptor,
+            None => self.make_descriptor().map_err(|error| {
+                let text = format!("cannot make a descriptor for the events: {error}");
+                CallError::new(HResult::VM_E_OUT_OF_RESOURCE, text)
+            })?,
+        };
+        Ok(self.descriptor.insert(descriptor).all.as_fd())
+    }
+
+    fn make_descriptor(&self) -> Result<Descriptor, Errno> {
+        let descriptor = Descriptor::new()?;
+        for machine in &self.machines {
+            descriptor.add(&machine.events)?;
+        }
+        let now = Instant::now();
+        descriptor.wake_in(self.look.unwrap_or(now).saturating_duration_since(now))?;
+        Ok(descriptor)
+    }
+
     fn look_for_machines(&mut self) {
         let is_new = self.look.is_some();
         self.look = Some(Instant::now() + LOOK);
+        if let Some(descriptor) = &self.descriptor {
+            // It is a timer, and the time is one.
+            let _ = descriptor.wake_in(LOOK);
+        }
         for name in self.runtime.list() {
             if self.machines.iter().any(|machine| machine.name == name) {
                 continue;
@@ -85,6 +153,10 @@ impl AllEvents {
             // One that is just starting is found again.
             let events = Client::connect(&self.runtime, &name).and_then(Client::events);
             if let Ok(events) = events {
+                if let Some(descriptor) = &self.descriptor {
+                    // If it cannot be waited for, it is heard when machines are looked for again.
+                    let _ = descriptor.add(&events);
+                }
                 self.machines.push_back(Followed { name, events, is_new });
             }
         }
@@ -120,10 +192,13 @@ impl AllEvents {
     fn sleep(&self, time: Duration) -> Result<(), CallError> {
         let fd = |machine| PollFd::new(machine, PollFlags::IN);
         let mut fds: Vec<_> = self.machines.iter().map(|machine| fd(&machine.events)).collect();
-        let time = Timespec { tv_sec: time.as_secs() as i64, tv_nsec: time.subsec_nanos().into() };
-        match poll(&mut fds, Some(&time)) {
+        match poll(&mut fds, Some(&timespec(time))) {
             Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(error) => Err(CallError::new(HResult::DISP_E_EXCEPTION, error.to_string())),
         }
     }
+}
+
+fn timespec(time: Duration) -> Timespec {
+    Timespec { tv_sec: time.as_secs() as i64, tv_nsec: time.subsec_nanos().into() }
 }

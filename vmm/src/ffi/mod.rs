@@ -25,6 +25,7 @@ pub mod events;
 pub mod guest;
 pub mod machine;
 pub mod pc;
+pub mod pc_events;
 pub mod property;
 mod structure;
 pub mod task;

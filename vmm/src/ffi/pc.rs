@@ -6,6 +6,7 @@ use super::call::{
 };
 use super::code::VmmHresult;
 use super::machine::VmmMachine;
+use super::pc_events::VmmPcEvents;
 use super::structure::{self, Structure};
 use super::task::VmmTask;
 use crate::catalog::{Catalog, Definition};
@@ -319,6 +320,16 @@ pub unsafe extern "C" fn vmm_virtual_pc_task(
 ) -> VmmHresult {
     // SAFETY: our caller promises the same.
     unsafe { ask(pc, task, |pc| pc.0.task(id).map(VmmTask::from)) }
+}
+
+/// A queue of what becomes of all machines from now on.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmm_virtual_pc_events(
+    pc: *mut VmmVirtualPc,
+    events: *mut *mut VmmPcEvents,
+) -> VmmHresult {
+    // SAFETY: our caller promises the same.
+    unsafe { ask(pc, events, |pc| Ok(VmmPcEvents::from(pc.0.events()))) }
 }
 
 /// How many there are in a collection.
