@@ -11,6 +11,8 @@
 //! over its control socket in any case, and its owner's grants hold. A machine that is off and is
 //! [started](VirtualMachine::startup) here runs in this process, until it ends or the last object
 //! for it is dropped.
+//!
+//! C programs have the same objects through [`ffi`](crate::ffi) and `vmm.h`.
 
 use crate::catalog::{Catalog, CatalogError, Definition, Registered};
 use crate::control::access::unknown;
