@@ -5,19 +5,23 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
-use tests::micro::{SPIN, elf};
-use vmm::TaskResult;
+use tests::agent::{self, Manner};
+use tests::micro::elf;
+use tests::relay;
 use vmm::control::client::{Client, Events};
 use vmm::control::wire::Request;
 use vmm::events::Notice;
 use vmm::runtime::Runtime;
 use vmm::state::VmState;
+use vmm::{LogoffOptions, TaskResult};
 
 /// A bound against hanging.
 const LIMIT: Duration = Duration::from_secs(60);
 const VMM: &str = env!("CARGO_BIN_EXE_vmm");
 const IDLE: usize = 1_000;
 const LISTENING: usize = 100;
+/// Those who wait for one task.
+const WAITING: usize = 100;
 
 struct Process(Child);
 
@@ -50,7 +54,7 @@ fn connect(runtime: &Runtime) -> Client {
 /// Has `command` run a machine of files in `folder`, and waits until it runs.
 fn start(folder: &Path, mut command: Command) -> (Process, Runtime) {
     let kernel = folder.join("kernel");
-    fs::write(&kernel, elf(SPIN)).unwrap();
+    fs::write(&kernel, elf(relay::code())).unwrap();
     let runtime = Runtime::at(folder.join("run"));
     let process = command
         .args(["run", "crowded", "--memory", "32M", "--console", "none", "--kernel"])
@@ -83,7 +87,7 @@ fn clients_leave_the_machine_the_descriptors_that_it_needs() {
 }
 
 #[test]
-fn a_thousand_idle_clients_cost_little_and_slow_down_nobody() {
+fn a_thousand_idle_clients_and_many_who_wait_cost_little_and_slow_down_nobody() {
     let limits = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let wanted = rustix::process::Rlimit { current: limits.maximum, ..limits };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, wanted).unwrap();
@@ -96,25 +100,46 @@ fn a_thousand_idle_clients_cost_little_and_slow_down_nobody() {
     let idle: Vec<Client> = (0..IDLE).map(|_| connect(&runtime)).collect();
     let mut listening: Vec<Events> =
         (0..LISTENING).map(|_| connect(&runtime).events().unwrap()).collect();
+    agent::connect(&folder.path().join("run/crowded/vsock.sock"), Manner::Waits);
     let mut asking = connect(&runtime);
+    while !asking.machine().unwrap().agent.connected {
+        assert!(Instant::now() < deadline, "the agent is not taken");
+        thread::sleep(Duration::from_millis(2));
+    }
+    let task = asking.logoff(LogoffOptions::default()).unwrap().task.id;
+    let waiting: Vec<_> = (0..WAITING)
+        .map(|_| {
+            let mut client = connect(&runtime);
+            thread::spawn(move || client.wait(task, Some(LIMIT), |_| ()))
+        })
+        .collect();
     let mut slowest = Duration::ZERO;
     for _ in 0..500 {
         let begun = Instant::now();
         asking.machine().unwrap();
         slowest = slowest.max(begun.elapsed());
     }
-    asking.act(Request::Pause).unwrap();
+    connect(&runtime).act(Request::Pause).unwrap();
     for events in &mut listening {
-        let notice = events.next(Some(LIMIT)).unwrap();
-        let Some(Notice::Event(event)) = notice else { panic!("{notice:?}") };
-        assert_eq!(event.number, 1);
+        // The agent's arrival, and then the pause.
+        for number in [9, 1] {
+            let notice = events.next(Some(LIMIT)).unwrap();
+            let Some(Notice::Event(event)) = notice else { panic!("{notice:?}") };
+            assert_eq!(event.number, number);
+        }
     }
     let more = status(&process, "RssAnon");
     eprintln!(
         "{} clients: {memory} KiB of anonymous memory became {more} KiB, the slowest of 500 answers \
          took {slowest:?}",
-        IDLE + LISTENING
+        IDLE + LISTENING + WAITING
     );
+    connect(&runtime).act(Request::Resume).unwrap();
+    asking.cancel(task).unwrap();
+    for waiter in waiting {
+        let end = waiter.join().unwrap().unwrap().task;
+        assert_eq!((end.id, end.result), (task, Some(TaskResult::Cancelled)));
+    }
     assert!(more < 10 * 1024, "{more} KiB");
     // The thread that paused the machine may still be about to end.
     while status(&process, "Threads") > threads {
