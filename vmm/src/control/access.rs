@@ -106,6 +106,12 @@ impl Access {
         !self.read.is_empty() || !self.execute.is_empty()
     }
 
+    /// Whether `peer` is the owner, or root, who is as good.
+    #[must_use]
+    pub fn is_owner(&self, peer: &Peer) -> bool {
+        peer.user == self.owner || peer.user == 0
+    }
+
     /// The most that `peer` may do; none if the machine does not exist for it.
     #[must_use]
     pub fn of(&self, peer: &Peer) -> Option<Right> {
@@ -115,7 +121,7 @@ impl Access {
                 Grant::Group(group) => peer.groups.contains(group),
             })
         };
-        if peer.user == self.owner || peer.user == 0 || granted(&self.execute) {
+        if self.is_owner(peer) || granted(&self.execute) {
             return Some(Right::Execute);
         }
         granted(&self.read).then_some(Right::Read)

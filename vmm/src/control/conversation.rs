@@ -29,8 +29,8 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 use vmm_sys_util::epoll::EventSet;
 
-/// How long a client may not read what it asked for.
-const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 10_000 });
+/// How long a client may not read an answer that it asked for.
+pub(super) const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 10_000 });
 /// How often a client that follows a task hears of it at least.
 const NEWS: Duration = Duration::from_secs(1);
 
@@ -47,6 +47,8 @@ pub(super) struct Conversation {
     stage: Stage,
     /// The task that the last request is answered by is followed.
     follow: bool,
+    /// There may be more to read or to say although nothing happens: others had to be heard first.
+    interrupted: Option<Instant>,
     /// For what the stream is watched.
     watched: EventSet,
     /// It can be told nothing any more, or is to be told nothing more.
@@ -68,8 +70,10 @@ enum Stage {
 
 /// What comes next in a conversation.
 pub(super) enum Next {
-    /// This is to be done and [answered](Conversation::answer).
-    Request(Request),
+    /// This is to be done and [answered](Conversation::answer), or refused.
+    Request(Result<Request, CallError>),
+    /// Something was said, and there may be more.
+    More,
     /// Something has to happen first.
     Wait,
     /// The connection goes on as [something else](Conversation::leave).
@@ -89,6 +93,7 @@ impl Conversation {
             stuck: None,
             stage: Stage::Idle(Instant::now()),
             follow: false,
+            interrupted: None,
             watched: EventSet::IN,
             over: false,
         }
@@ -102,10 +107,12 @@ impl Conversation {
         &self.peer
     }
 
-    /// Since when it has asked nothing; none if it has, and is owed an answer or follows something.
+    /// Since when it has asked nothing, or read nothing of what it wanted to hear; none if it is owed
+    /// an answer or hears what it wanted.
     pub(super) fn idle_since(&self) -> Option<Instant> {
         match self.stage {
             Stage::Idle(since) if self.output.is_empty() => Some(since),
+            Stage::Following { .. } | Stage::Listening(_) => self.stuck,
             _ => None,
         }
     }
@@ -161,67 +168,74 @@ impl Conversation {
         self.over = true;
     }
 
+    /// Others are to be heard before there is [more](Next::More).
+    pub(super) fn interrupt(&mut self) {
+        self.interrupted = Some(Instant::now());
+    }
+
     /// When something is to be done although nothing happens.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let news = match &self.stage {
+        let late = match &self.stage {
             Stage::Following { told, .. } if self.output.is_empty() => Some(*told + NEWS),
-            _ => None,
+            // What these have not read is but a line, and more is kept for them within bounds.
+            Stage::Following { .. } | Stage::Listening(_) => None,
+            Stage::Idle(_) | Stage::Called | Stage::Leaving => {
+                self.stuck.map(|since| since + PATIENCE)
+            }
         };
-        self.stuck.map(|since| since + PATIENCE).or(news)
+        self.interrupted.or(late)
     }
 
     /// The deadline has passed.
     pub(super) fn expired(&mut self, now: Instant) {
-        if self.stuck.is_some_and(|since| since + PATIENCE <= now) {
-            self.over = true;
-        } else if let Stage::Following { version, .. } = &mut self.stage {
+        if self.interrupted.take().is_some() {
+            return;
+        }
+        match &mut self.stage {
             // Whatever it knows is old.
-            *version = 0;
+            Stage::Following { version, .. } => *version = 0,
+            _ => self.over |= self.stuck.is_some_and(|since| since + PATIENCE <= now),
         }
     }
 
-    /// Sends what there is to say, and reads what the client asks.
+    /// Takes one step: says what there is to say, or reads what the client asks.
     pub(super) fn go_on(&mut self) -> Next {
-        loop {
-            if !self.flush() {
-                return if self.over { Next::End } else { Next::Wait };
-            }
-            match &mut self.stage {
-                Stage::Idle(_) => match self.read() {
-                    Some(next) => return next,
-                    None => continue,
-                },
-                Stage::Called => return Next::Wait,
-                Stage::Leaving => return Next::Leave,
-                Stage::Following { task, version, told } => {
-                    let (now, info) = task.wait_change(*version, Some(Duration::ZERO));
-                    if now == *version {
-                        return Next::Wait;
-                    }
-                    *version = now;
-                    *told = Instant::now();
-                    if info.is_complete {
-                        let task = task.clone();
-                        self.answer(Ok(document(&task)));
-                    } else {
-                        self.say(&Response::Changed { task: info });
-                    }
-                }
-                Stage::Listening(subscription) => match subscription.take() {
-                    Some(Notice::Event(event)) => self.say(&Response::Event { event }),
-                    Some(Notice::Lost(count)) => self.say(&Response::Lost { count }),
-                    None => return Next::Wait,
-                },
-            }
+        if !self.flush() {
+            return if self.over { Next::End } else { Next::Wait };
         }
+        match &mut self.stage {
+            Stage::Idle(_) => return self.read(),
+            Stage::Called => return Next::Wait,
+            Stage::Leaving => return Next::Leave,
+            Stage::Following { task, version, told } => {
+                let (now, info) = task.wait_change(*version, Some(Duration::ZERO));
+                if now == *version {
+                    return Next::Wait;
+                }
+                *version = now;
+                *told = Instant::now();
+                if info.is_complete {
+                    let task = task.clone();
+                    self.answer(Ok(document(&task)));
+                } else {
+                    self.say(&Response::Changed { task: info });
+                }
+            }
+            Stage::Listening(subscription) => match subscription.take() {
+                Some(Notice::Event(event)) => self.say(&Response::Event { event }),
+                Some(Notice::Lost(count)) => self.say(&Response::Lost { count }),
+                None => return Next::Wait,
+            },
+        }
+        Next::More
     }
 
-    /// Reads a request; none if something was said instead.
-    fn read(&mut self) -> Option<Next> {
+    /// Reads a request.
+    fn read(&mut self) -> Next {
         let refusal = match self.decoder.read::<Call>(&mut &self.stream) {
             Ok(Some(Call { version: VERSION, request, follow })) => {
                 self.follow = follow;
-                return Some(Next::Request(request));
+                return Next::Request(Ok(request));
             }
             Ok(Some(Call { version, .. })) => {
                 let text =
@@ -233,12 +247,11 @@ impl Conversation {
                 CallError::new(HResult::E_INVALIDARG, text)
             }
             Err(FrameError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Some(Next::Wait);
+                return Next::Wait;
             }
-            Ok(None) | Err(_) => return Some(Next::End),
+            Ok(None) | Err(_) => return Next::End,
         };
-        self.answer(Err(refusal));
-        None
+        Next::Request(Err(refusal))
     }
 
     fn say(&mut self, response: &Response) {

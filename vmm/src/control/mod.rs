@@ -8,6 +8,7 @@ mod accounts;
 pub mod all_events;
 pub mod client;
 mod conversation;
+mod crowd;
 mod serve;
 pub mod server;
 pub mod wire;

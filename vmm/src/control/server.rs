@@ -5,11 +5,13 @@
 //! have to wait, for the guest above all, is done on a thread of its own for as long as it takes, and
 //! its answer comes back to the one thread. So a client costs a descriptor and little memory; a
 //! thousand of them may be silent for as long as they like. When there is no room for one more,
-//! whoever has asked nothing for the longest time is sent away. A client that is slow, silent or gone
-//! holds up nobody but itself, and never cancels a task.
+//! whoever has asked nothing for the longest time is sent away. A client that is slow, silent, gone
+//! or never content holds up nobody but itself, and never cancels a task. Whom the owner has let in
+//! gets half of what there is, so that the owner is heard whatever they do.
 
 use crate::control::access::{Access, Peer, unknown};
 use crate::control::conversation::{Conversation, Next};
+use crate::control::crowd::{Calls, Count, Crowd};
 use crate::control::serve::Served;
 use crate::control::wire::{self, Request, Response};
 use crate::error::CallError;
@@ -22,7 +24,7 @@ use rustix::process::{Resource, getrlimit};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 use vmm_sys_util::epoll::EventSet;
@@ -31,8 +33,8 @@ use vmm_sys_util::eventfd::EventFd;
 /// Clients at once, as far as this process may have descriptors: half of them are left to the
 /// machine, which needs some for every boot.
 pub const MAX_CLIENTS: usize = if cfg!(test) { 64 } else { 2_000 };
-/// Requests at once that have a thread because they may have to wait.
-pub const MAX_CALLS: usize = 64;
+/// Steps of a client, and connections that are taken, before others have their turn.
+const STEPS: usize = 32;
 /// How long answers may take when the machine has ended.
 const FAREWELL: Duration = Duration::from_millis(500);
 /// How long no clients are taken after one could not be, for want of descriptors say.
@@ -42,32 +44,6 @@ const PAUSE: Duration = Duration::from_millis(50);
 const LISTENER: u32 = 0;
 const BELL: u32 = 1;
 const FIRST_CLIENT: u32 = 2;
-
-/// How many clients there are, for whoever waits for fewer.
-#[derive(Default)]
-struct Crowd {
-    count: Mutex<Count>,
-    changed: Condvar,
-}
-
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-struct Count {
-    clients: usize,
-    /// Those that are owed an answer.
-    owed: usize,
-}
-
-impl Crowd {
-    fn lock(&self) -> MutexGuard<'_, Count> {
-        self.count.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set(&self, count: Count) {
-        if std::mem::replace(&mut *self.lock(), count) != count {
-            self.changed.notify_all();
-        }
-    }
-}
 
 /// The server. Dropping it gives clients a moment for their answers, and ends it.
 pub struct Server {
@@ -87,19 +63,8 @@ impl Server {
         let bell = Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
         vm.tasks().ring(&bell);
         let thread = IoThread::spawn("control")?;
-        thread.handle().add(Box::new(Clients {
-            listener,
-            paused: None,
-            served: Served { vm, since: Instant::now() },
-            access,
-            bell: bell.clone(),
-            answers: unbounded(),
-            calls: 0,
-            next: FIRST_CLIENT,
-            most: most_clients(),
-            clients: BTreeMap::new(),
-            crowd: crowd.clone(),
-        }))?;
+        let clients = Clients::new(listener, vm, access, bell.clone(), crowd.clone());
+        thread.handle().add(Box::new(clients))?;
         Ok(Self { crowd, bell, _thread: thread })
     }
 }
@@ -108,9 +73,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         // The thread looks once more at what there is to tell.
         let _ = self.bell.write(1);
-        let owes = |count: &mut Count| count.owed > 0;
-        let waited = self.crowd.changed.wait_timeout_while(self.crowd.lock(), FAREWELL, owes);
-        drop(waited);
+        self.crowd.wait_for_answers(FAREWELL);
     }
 }
 
@@ -120,8 +83,12 @@ fn most_clients() -> usize {
     usize::try_from(descriptors / 2).map_or(MAX_CLIENTS, |half| half.min(MAX_CLIENTS))
 }
 
-/// An answer that was worked for, and whose it is.
-type Answer = (u32, Result<Response, CallError>);
+/// An answer that was worked for: whose it is, and whether that is the owner.
+struct Answer {
+    token: u32,
+    owner: bool,
+    answer: Result<Response, CallError>,
+}
 
 /// Everything on the thread.
 struct Clients {
@@ -133,8 +100,7 @@ struct Clients {
     /// Rung when a task has changed, something has happened, or an answer is there.
     bell: Arc<EventFd>,
     answers: (Sender<Answer>, Receiver<Answer>),
-    /// Requests that have a thread.
-    calls: usize,
+    calls: Calls,
     next: u32,
     /// So many clients there may be.
     most: usize,
@@ -143,9 +109,31 @@ struct Clients {
 }
 
 impl Clients {
-    /// Takes whoever has connected.
+    fn new(
+        listener: UnixListener,
+        vm: Arc<Vm>,
+        access: Access,
+        bell: Arc<EventFd>,
+        crowd: Arc<Crowd>,
+    ) -> Self {
+        Self {
+            listener,
+            paused: None,
+            served: Served { vm, since: Instant::now() },
+            access,
+            bell,
+            answers: unbounded(),
+            calls: Calls::default(),
+            next: FIRST_CLIENT,
+            most: most_clients(),
+            clients: BTreeMap::new(),
+            crowd,
+        }
+    }
+
+    /// Takes those who have connected; who is left is reported again.
     fn welcome(&mut self, registry: &mut Registry<'_>) {
-        loop {
+        for _ in 0..STEPS {
             let stream = match self.listener.accept() {
                 Ok((stream, _)) => stream,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -153,7 +141,7 @@ impl Clients {
                 Err(error) => {
                     // Out of descriptors, as a rule. The connection is still there, and would be
                     // reported again and again.
-                    if !self.send_idlest_away(registry) {
+                    if !self.send_idlest_away(true, registry) {
                         tracing::warn!(%error, "connection to the control socket not taken");
                         registry.forget(&self.listener);
                         self.paused = Some(Instant::now() + PAUSE);
@@ -171,12 +159,25 @@ impl Clients {
             if self.access.of(&peer).is_none() {
                 // It learns nothing, not even that the machine is there.
                 turn_away(&stream, &unknown(self.served.vm.name()));
-            } else if self.clients.len() < self.most || self.send_idlest_away(registry) {
+                continue;
+            }
+            let owner = self.access.is_owner(&peer);
+            if self.has_seat(owner) || self.send_idlest_away(owner, registry) {
                 self.seat(stream, peer, registry);
             } else {
                 turn_away(&stream, &crowded(self.most));
             }
         }
+    }
+
+    /// Whether one more client finds a seat. Half of them are for the owner alone.
+    fn has_seat(&self, owner: bool) -> bool {
+        let others = || self.clients.values().filter(|client| !self.is_owner(client)).count();
+        self.clients.len() < self.most && (owner || others() < self.most / 2)
+    }
+
+    fn is_owner(&self, client: &Conversation) -> bool {
+        self.access.is_owner(client.peer())
     }
 
     fn seat(&mut self, stream: UnixStream, peer: Peer, registry: &mut Registry<'_>) {
@@ -192,9 +193,11 @@ impl Clients {
         }
     }
 
-    /// Makes room by ending the conversation with who has been idle the longest; false if nobody is.
-    fn send_idlest_away(&mut self, registry: &mut Registry<'_>) -> bool {
-        let idle = self.clients.iter().filter_map(|(token, c)| Some((c.idle_since()?, *token)));
+    /// Makes room, for the owner or somebody else, by ending the conversation with who has been idle
+    /// the longest; false if nobody is. The owner makes no room for others.
+    fn send_idlest_away(&mut self, owner: bool, registry: &mut Registry<'_>) -> bool {
+        let idle = self.clients.iter().filter(|(_, client)| owner || !self.is_owner(client));
+        let idle = idle.filter_map(|(token, client)| Some((client.idle_since()?, *token)));
         let Some((_, token)) = idle.min() else { return false };
         if let Some(client) = self.clients.remove(&token) {
             registry.forget(client.stream());
@@ -203,28 +206,31 @@ impl Clients {
         true
     }
 
-    /// Goes on with the client `token` as far as that is possible now.
+    /// Goes on with the client `token` as far as that is possible now, and for not too long.
     fn converse(&mut self, token: u32, registry: &mut Registry<'_>) {
         let Some(mut client) = self.clients.remove(&token) else { return };
-        loop {
+        for _ in 0..STEPS {
             match client.go_on() {
                 Next::Request(request) => self.take(token, &mut client, request),
-                Next::Wait => {
-                    let watched = client.watch(registry, token);
-                    if watched.is_ok() {
-                        self.clients.insert(token, client);
-                        return;
-                    }
-                    break;
-                }
+                Next::More => {}
+                Next::Wait => return self.keep(token, client, registry),
                 Next::Leave => {
                     registry.forget(client.stream());
                     return self.attach(client);
                 }
-                Next::End => break,
+                Next::End => return registry.forget(client.stream()),
             }
         }
-        registry.forget(client.stream());
+        client.interrupt();
+        self.keep(token, client, registry);
+    }
+
+    /// Waits for what the client `token` does next.
+    fn keep(&mut self, token: u32, mut client: Conversation, registry: &mut Registry<'_>) {
+        match client.watch(registry, token) {
+            Ok(()) => drop(self.clients.insert(token, client)),
+            Err(_) => registry.forget(client.stream()),
+        }
     }
 
     /// Gives a client's connection to the console.
@@ -239,11 +245,14 @@ impl Clients {
     }
 
     /// Does what the client asks for, or has it done.
-    fn take(&mut self, token: u32, client: &mut Conversation, request: Request) {
+    fn take(&mut self, token: u32, client: &mut Conversation, request: Result<Request, CallError>) {
         let name = self.served.vm.name();
-        if let Err(error) = self.access.check(client.peer(), &request, name) {
-            return client.answer(Err(error));
-        }
+        let admitted = request
+            .and_then(|request| self.access.check(client.peer(), &request, name).map(|()| request));
+        let request = match admitted {
+            Ok(request) => request,
+            Err(error) => return client.answer(Err(error)),
+        };
         match request {
             Request::Wait { id } => match self.served.task(id) {
                 Ok(task) => client.follow(task),
@@ -263,8 +272,9 @@ impl Clients {
 
     /// Has a request answered on a thread of its own.
     fn call(&mut self, token: u32, client: &mut Conversation, request: Request) {
-        if self.calls >= MAX_CALLS {
-            return client.answer(Err(crowded(MAX_CALLS)));
+        let owner = self.is_owner(client);
+        if !self.calls.has_room(owner) {
+            return client.answer(Err(crowded(self.calls.all)));
         }
         let (served, bell) = (self.served.clone(), self.bell.clone());
         let answers = self.answers.0.clone();
@@ -278,12 +288,12 @@ impl Clients {
             // Let go of the machine before its owner is told that nobody needs it any more.
             drop(served);
             // Nobody to tell is as good.
-            let _ = answers.send((token, answer));
+            let _ = answers.send(Answer { token, owner, answer });
             let _ = bell.write(1);
         });
         match spawned {
             Ok(_) => {
-                self.calls += 1;
+                self.calls.begin(owner);
                 client.called();
             }
             Err(error) => {
@@ -295,8 +305,8 @@ impl Clients {
 
     /// Hands out answers, and tells those who follow something what is new.
     fn tell(&mut self, registry: &mut Registry<'_>) {
-        while let Ok((token, answer)) = self.answers.1.try_recv() {
-            self.calls -= 1;
+        while let Ok(Answer { token, owner, answer }) = self.answers.1.try_recv() {
+            self.calls.end(owner);
             if let Some(client) = self.clients.get_mut(&token) {
                 answer_to(client, &self.served, answer);
                 self.converse(token, registry);

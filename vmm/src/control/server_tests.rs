@@ -13,8 +13,10 @@ use protocol::hello::{Hello, LOGOFF, SESSIONS, Versions};
 use protocol::message::{self, AgentMessage, Done, HostMessage, Progress};
 use protocol::task::{LogoffOptions, Outcome, SessionReport, SessionSummary, TaskResult};
 use std::collections::BTreeMap;
+use std::fs::Permissions;
 use std::io::{Read, Write};
-use std::sync::Barrier;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::{Barrier, Mutex};
 
 /// A bound against hanging.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -138,6 +140,10 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        Self::admitting(Access::of_process())
+    }
+
+    fn admitting(access: Access) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let runtime = Runtime::at(folder.path());
         let place = runtime.claim("Web").unwrap();
@@ -145,7 +151,7 @@ impl World {
         let config = MachineConfig { cpus: 2, ..MachineConfig::new("Web", kernel) };
         let vm = Arc::new(Vm::hollow(config));
         let listener = UnixListener::bind(place.control()).unwrap();
-        let server = Server::start(listener, vm.clone(), Access::of_process()).unwrap();
+        let server = Server::start(listener, vm.clone(), access).unwrap();
         Self { server: Some(server), vm, runtime, place, _folder: folder }
     }
 
@@ -167,6 +173,13 @@ impl World {
         stream
     }
 
+    /// Lets every user connect.
+    fn open(&self) {
+        let folder = self.place.control().parent().unwrap().to_owned();
+        std::fs::set_permissions(folder.parent().unwrap(), Permissions::from_mode(0o711)).unwrap();
+        self.place.open_to_others().unwrap();
+    }
+
     fn seats(&self) -> usize {
         self.server.as_ref().unwrap().crowd.lock().clients
     }
@@ -179,6 +192,12 @@ impl World {
             thread::sleep(Duration::from_millis(1));
         }
     }
+}
+
+/// Makes this thread another user's.
+fn become_user(number: u32) {
+    let user = rustix::process::Uid::from_raw(number);
+    rustix::thread::set_thread_res_uid(user, user, user).unwrap();
 }
 
 fn ask(stream: &mut UnixStream, request: Request) {
@@ -487,6 +506,142 @@ fn a_client_that_asks_and_never_reads_is_sent_away() {
     assert_eq!(world.client().tasks().unwrap(), []);
 }
 
+/// What `stream` has been answered already.
+fn answered(stream: &mut UnixStream, answers: &mut wire::Answers) -> usize {
+    stream.set_nonblocking(true).unwrap();
+    let count = std::iter::repeat_with(|| answers.read(stream)).take_while(Result::is_ok).count();
+    stream.set_nonblocking(false).unwrap();
+    count
+}
+
+/// A server that has one client, and lets `look` after that client's first turn.
+struct OneTurn<F> {
+    clients: Clients,
+    client: Option<UnixStream>,
+    look: F,
+}
+
+impl<F: FnMut() + Send> Source for OneTurn<F> {
+    fn start(&mut self, registry: &mut Registry<'_>) -> io::Result<()> {
+        let client = self.client.take().unwrap();
+        let peer = Peer::of(&client).unwrap();
+        self.clients.seat(client, peer, registry);
+        self.clients.converse(FIRST_CLIENT, registry);
+        (self.look)();
+        Ok(())
+    }
+
+    fn ready(&mut self, token: u32, events: EventSet, registry: &mut Registry<'_>) {
+        self.clients.ready(token, events, registry);
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.clients.deadline()
+    }
+
+    fn expired(&mut self, registry: &mut Registry<'_>) {
+        self.clients.expired(registry);
+    }
+}
+
+#[test]
+fn who_asks_much_at_once_is_answered_in_turns() {
+    const MUCH: usize = 3 * STEPS;
+    let world = World::new();
+    let (mut greedy, client) = UnixStream::pair().unwrap();
+    greedy.set_read_timeout(Some(LIMIT)).unwrap();
+    let question = Call { version: VERSION, request: Request::Machine, follow: false };
+    greedy.write_all(&frame::encode(&question).unwrap().repeat(MUCH)).unwrap();
+    let mut looking = greedy.try_clone().unwrap();
+    let (tell, told) = bounded(1);
+    let look = move || {
+        let mut answers = wire::Answers::default();
+        let count = answered(&mut looking, &mut answers);
+        tell.send((count, answers)).unwrap();
+    };
+    let listener = UnixListener::bind(world.place.vsock()).unwrap();
+    let bell = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
+    let access = Access::of_process();
+    let clients = Clients::new(listener, world.vm.clone(), access, bell, Arc::default());
+    let thread = IoThread::spawn("control").unwrap();
+    thread.handle().add(Box::new(OneTurn { clients, client: Some(client), look })).unwrap();
+    let (count, mut answers) = told.recv_timeout(LIMIT).unwrap();
+    assert!((1..MUCH).contains(&count), "{count} answers in a turn");
+    for _ in count..MUCH {
+        assert!(answers.read(&mut greedy).unwrap().is_some());
+    }
+}
+
+#[test]
+fn who_reads_no_events_for_a_long_time_is_told_how_many_were_lost() {
+    let world = World::new();
+    let mut events = world.client().events().unwrap();
+    let deadline = Instant::now() + LIMIT;
+    // What is not read waits in the socket first, and then in the queue, until both are full.
+    let mut published = 0;
+    while published < 50_000 {
+        world.vm.events().publish(EventKind::OnReset);
+        published += 1;
+    }
+    thread::sleep(2 * crate::control::conversation::PATIENCE);
+    world.vm.events().publish(EventKind::OnTripleFault);
+    let (mut seen, mut lost) = (0, 0);
+    loop {
+        assert!(Instant::now() < deadline);
+        match events.next(Some(LIMIT)).unwrap() {
+            Some(Notice::Event(event)) if event.kind == EventKind::OnTripleFault => break,
+            Some(Notice::Event(_)) => seen += 1,
+            Some(Notice::Lost(count)) => lost += count,
+            None => panic!("nothing comes any more"),
+        }
+    }
+    assert_eq!(seen + lost, published);
+    assert!(lost > 0);
+}
+
+#[test]
+fn whoever_the_owner_lets_in_leaves_room_for_the_owner() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("not tested: only root can connect as another user");
+        return;
+    }
+    const GUEST: u32 = 65534;
+    let grants = vec![crate::control::access::Grant::User(GUEST)];
+    let world = World::admitting(Access::granting(grants, Vec::new()));
+    world.open();
+    let mut owners: Vec<Client> = (0..4).map(|_| world.client()).collect();
+    let path = world.place.control();
+    let (tell, told) = bounded(0);
+    let (leave, left) = bounded::<()>(0);
+    let crowd = thread::spawn(move || {
+        become_user(GUEST);
+        let crowd: Vec<Option<UnixStream>> = (0..MAX_CLIENTS)
+            .map(|_| {
+                let mut stream = UnixStream::connect(&path).unwrap();
+                stream.set_read_timeout(Some(LIMIT)).unwrap();
+                let call = Call { version: VERSION, request: Request::Events, follow: false };
+                // Whoever is turned away may be so before having asked.
+                let _ = frame::write(&mut stream, &call);
+                let admitted = answer_to(&mut stream) == Some(Response::Done);
+                admitted.then_some(stream)
+            })
+            .collect();
+        tell.send(crowd.iter().flatten().count()).unwrap();
+        // They stay until this fails.
+        let _ = left.recv();
+    });
+    assert_eq!(told.recv_timeout(LIMIT).unwrap(), MAX_CLIENTS / 2);
+    for client in &mut owners {
+        client.tasks().expect("the owner's connections stay");
+    }
+    let more: Vec<Client> = (0..MAX_CLIENTS / 4).map(|_| world.client()).collect();
+    for mut client in more {
+        client.tasks().unwrap();
+    }
+    drop(leave);
+    crowd.join().unwrap();
+}
+
 #[test]
 fn two_controllers_race_through_every_pair_of_verbs_in_every_state() {
     let world = World::new();
@@ -539,26 +694,16 @@ fn two_controllers_race_through_every_pair_of_verbs_in_every_state() {
 
 #[test]
 fn to_another_user_the_machine_does_not_exist() {
-    use std::os::unix::fs::PermissionsExt;
     if !rustix::process::geteuid().is_root() {
         eprintln!("not tested: only root can connect as another user");
         return;
     }
     let world = World::new();
-    let base = world.place.control().parent().unwrap().parent().unwrap().to_owned();
-    for (path, mode) in [
-        (base, 0o711),
-        (world.place.control().parent().unwrap().to_owned(), 0o711),
-        (world.place.control(), 0o666),
-    ] {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
-    }
+    world.open();
     let stranger = thread::spawn({
         let path = world.place.control();
         move || {
-            let nobody = rustix::process::Uid::from_raw(65534);
-            // Of this thread only.
-            rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+            become_user(65534);
             let mut stream = UnixStream::connect(path).unwrap();
             stream.set_read_timeout(Some(LIMIT)).unwrap();
             refusal(&mut stream)
