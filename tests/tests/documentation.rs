@@ -14,7 +14,7 @@ fn the_definition_that_users_are_shown_is_one() {
     let (definition, _) = rest.split_once("```").unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("shown.toml");
-    for image in ["vmlinuz", "initrd.img"] {
+    for image in ["vmlinuz", "initrd.img", "root.qcow2"] {
         fs::write(folder.path().join(image), "").unwrap();
     }
     // The one path that is not relative.
@@ -23,7 +23,8 @@ fn the_definition_that_users_are_shown_is_one() {
     let pc = VirtualPc::at(Catalog::at(folder.path().join("data"), runtime));
     let machine = pc.register_virtual_machine(None, &file).unwrap();
     let definition = machine.definition().unwrap();
-    assert_eq!((machine.name(), definition.cpus), ("web", 2));
+    let shown = (machine.name(), definition.cpus, definition.disks.len());
+    assert_eq!(shown, ("web", 2, 1));
 }
 
 #[test]

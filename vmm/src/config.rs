@@ -1,5 +1,9 @@
 //! What a machine is made of: the configuration, and the checks it must pass.
 
+mod disk;
+
+pub use disk::{DISKS_MAX, Disk, DiskFormat, DiskTextError, DisksError, check_disks};
+
 use crate::x86::layout::CMDLINE_MAX;
 use protocol::HResult;
 use std::fmt;
@@ -54,6 +58,8 @@ pub struct MachineConfig {
     pub memory: u64,
     /// Virtual CPUs: 1 to 255.
     pub cpus: u8,
+    /// Disks: `/dev/vda` and so on in Linux guests, in this order.
+    pub disks: Vec<Disk>,
     /// The serial console.
     pub console: Console,
     /// The entry of a bzImage.
@@ -89,6 +95,9 @@ pub enum ConfigError {
     /// No processors.
     #[error("a machine needs at least one processor")]
     Cpus,
+    /// The disks.
+    #[error(transparent)]
+    Disks(#[from] DisksError),
     /// The command line has a character that no command line can have.
     #[error("the kernel command line has the control character {0:?}")]
     CmdlineCharacter(char),
@@ -112,7 +121,7 @@ impl ConfigError {
 }
 
 impl MachineConfig {
-    /// A machine of one processor, [`MEMORY_DEFAULT`] of RAM and no console.
+    /// A machine of one processor, [`MEMORY_DEFAULT`] of RAM, no disk and no console.
     #[must_use]
     pub fn new(name: impl Into<String>, kernel: impl Into<PathBuf>) -> Self {
         Self {
@@ -122,6 +131,7 @@ impl MachineConfig {
             append: String::new(),
             memory: MEMORY_DEFAULT,
             cpus: 1,
+            disks: Vec::new(),
             console: Console::None,
             kernel_entry: KernelEntry::Unpacked,
         }
@@ -159,6 +169,7 @@ impl MachineConfig {
         if self.cpus == 0 {
             return Err(ConfigError::Cpus);
         }
+        check_disks(&self.disks)?;
         let cmdline = self.cmdline();
         if let Some(character) = cmdline.chars().find(|c| c.is_control()) {
             return Err(ConfigError::CmdlineCharacter(character));

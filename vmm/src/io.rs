@@ -5,7 +5,7 @@
 //! them is ready. A source is put on the thread and taken off from outside; taking off is
 //! synchronous, so that afterwards nobody touches the guest's memory on the source's behalf.
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -108,6 +108,8 @@ enum Command {
 pub struct IoThread {
     handle: IoHandle,
     thread: Option<JoinHandle<()>>,
+    /// Is disconnected when the thread has ended.
+    ended: Receiver<()>,
 }
 
 /// A way to put sources on the thread and to take them off.
@@ -142,22 +144,36 @@ impl IoThread {
         let event = EpollEvent::new(EventSet::IN, COMMANDS);
         epoll.ctl(ControlOperation::Add, wake.as_raw_fd(), event)?;
         let served = Served { epoll, sources: HashMap::new(), forgotten: HashSet::new() };
+        let (alive, ended) = bounded::<()>(0);
         let thread = {
             let wake = wake.clone();
             let serve = move || {
+                let _alive = alive;
                 let _held = held;
                 served.serve(&receiver, &wake);
             };
             thread::Builder::new().name(name.into()).spawn(serve)?
         };
         let handle = IoHandle { commands, wake, next: Arc::new(1.into()) };
-        Ok(Self { handle, thread: Some(thread) })
+        Ok(Self { handle, thread: Some(thread), ended })
     }
 
     /// A handle to the thread.
     #[must_use]
     pub fn handle(&self) -> IoHandle {
         self.handle.clone()
+    }
+
+    /// Ends the thread as dropping it does, but waits no longer than `limit`: a thread that the
+    /// kernel holds in a call is left behind, with its sources, and ends when it comes back. Says
+    /// whether it has ended.
+    pub fn end_within(mut self, limit: Duration) -> bool {
+        self.handle.send(Command::Stop);
+        let ended = self.ended.recv_timeout(limit) == Err(RecvTimeoutError::Disconnected);
+        if !ended {
+            self.thread = None;
+        }
+        ended
     }
 }
 
@@ -186,10 +202,17 @@ impl IoHandle {
 
     /// Takes the source off the thread; when this returns, it has been dropped.
     pub fn remove(&self, id: SourceId) {
+        // No answer means that the thread has ended, and with it all sources.
+        let _ = self.begin_remove(id).recv();
+    }
+
+    /// Takes the source off the thread when that comes to it; from then on something can be received
+    /// from the channel, or it is disconnected.
+    #[must_use]
+    pub fn begin_remove(&self, id: SourceId) -> Receiver<()> {
         let (reply, answer) = bounded(1);
         self.send(Command::Remove(id.0, reply));
-        // No answer means that the thread has ended, and with it all sources.
-        let _ = answer.recv();
+        answer
     }
 
     fn send(&self, command: Command) {

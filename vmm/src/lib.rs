@@ -47,6 +47,7 @@ pub mod config;
 pub mod console;
 pub mod control;
 pub mod devices;
+pub mod disk;
 pub mod error;
 pub mod events;
 pub mod ffi;

@@ -24,7 +24,17 @@ pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
 
 /// Takes the lock on `file` until that is closed; false if another process has it.
 pub(crate) fn take_lock(file: &File) -> io::Result<bool> {
-    match lock_call(file, libc::F_OFD_SETLK) {
+    try_lock(file, libc::F_WRLCK)
+}
+
+/// Takes a lock on `file` that others can have at the same time, but none that excludes others,
+/// until that is closed; false if somebody has one that does.
+pub(crate) fn share_lock(file: &File) -> io::Result<bool> {
+    try_lock(file, libc::F_RDLCK)
+}
+
+fn try_lock(file: &File, kind: libc::c_int) -> io::Result<bool> {
+    match lock_call(file, libc::F_OFD_SETLK, kind) {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
         Err(error) => Err(error),
@@ -34,7 +44,7 @@ pub(crate) fn take_lock(file: &File) -> io::Result<bool> {
 /// Waits for the lock on `file`, and takes it until that is closed.
 pub(crate) fn await_lock(file: &File) -> io::Result<()> {
     loop {
-        match lock_call(file, libc::F_OFD_SETLKW) {
+        match lock_call(file, libc::F_OFD_SETLKW, libc::F_WRLCK) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             waited => return waited.map(drop),
         }
@@ -44,13 +54,13 @@ pub(crate) fn await_lock(file: &File) -> io::Result<()> {
 /// Whether somebody has the lock on `file`. Only looks: taking it for a moment, to see whether that
 /// is possible, could keep a machine from starting.
 pub(crate) fn is_locked(file: &File) -> io::Result<bool> {
-    Ok(lock_call(file, libc::F_OFD_GETLK)?.l_type != libc::F_UNLCK as libc::c_short)
+    Ok(lock_call(file, libc::F_OFD_GETLK, libc::F_WRLCK)?.l_type != libc::F_UNLCK as libc::c_short)
 }
 
-/// An operation on the lock of the whole file for writing.
-fn lock_call(file: &File, operation: libc::c_int) -> io::Result<libc::flock> {
+/// An operation on the lock of the whole file for writing or reading.
+fn lock_call(file: &File, operation: libc::c_int, kind: libc::c_int) -> io::Result<libc::flock> {
     let mut lock = libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
+        l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
         l_start: 0,
         l_len: 0,

@@ -20,6 +20,7 @@ use crate::memory::{self, GuestRam, MemoryError};
 use crate::outcome::{LastWord, Outcome, OutcomeSlot};
 use crate::vcpu::{Buses, Processors};
 use crate::virtio::VirtioDevice;
+use crate::virtio::block::{Block, Drive};
 use crate::virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
 use crate::virtio::rng::Rng;
 use crate::vsock::device::{Service, Vsock, VsockConfig};
@@ -48,6 +49,8 @@ pub struct Links {
     pub vsock_path: Option<PathBuf>,
     /// The serial console.
     pub console: HostConsole,
+    /// The disks, in the order in which the guest sees them.
+    pub drives: Vec<Arc<Drive>>,
 }
 
 /// Why a machine could not be put together or run.
@@ -241,7 +244,7 @@ impl Machine {
         let ioapic = Arc::new(Mutex::new(IoApic::new(vm.clone())));
         board.mmio.insert(layout::IOAPIC, layout::IOAPIC_SIZE, ioapic)?;
         let button = board.platform(links, &io, &slot)?;
-        for device in virtio_devices(links, &io)? {
+        for device in virtio_devices(links, &io, &slot)? {
             board.virtio(device, &ram)?;
         }
         acpi::write(&ram, &Platform { cpus: config.cpus, virtio: board.virtio })?;
@@ -269,11 +272,12 @@ impl Machine {
     }
 }
 
-/// The virtio devices of every machine.
+/// The virtio devices: those of every machine, then the disks.
 fn virtio_devices(
     links: &Links,
     io: &IoThread,
-) -> Result<[Box<dyn VirtioDevice>; 2], MachineError> {
+    outcome: &OutcomeSlot,
+) -> Result<Vec<Box<dyn VirtioDevice>>, MachineError> {
     let listener = links.vsock_listener.as_ref().map(UnixListener::try_clone).transpose();
     let agents = Service { port: AGENT_PORT, privileged: true, accept: links.agents.clone() };
     let vsock = VsockConfig {
@@ -282,7 +286,12 @@ fn virtio_devices(
         guest_sockets: links.vsock_path.clone(),
         services: vec![agents],
     };
-    Ok([Box::new(Vsock::new(vsock, io.handle())), Box::new(Rng::new(io.handle()))])
+    let mut devices: Vec<Box<dyn VirtioDevice>> =
+        vec![Box::new(Vsock::new(vsock, io.handle())), Box::new(Rng::new(io.handle()))];
+    for drive in &links.drives {
+        devices.push(Box::new(Block::new(drive.clone(), outcome.clone())));
+    }
+    Ok(devices)
 }
 
 /// The machine while devices are put on it.

@@ -9,6 +9,7 @@
 use crate::config::{ConfigError, MachineConfig};
 use crate::console::hub::ConsoleHub;
 use crate::console::{ConsoleError, HostConsole};
+use crate::disk::DiskError;
 use crate::error::{CallError, chain};
 use crate::events::{EventKind, Events};
 use crate::integration::Integration;
@@ -18,6 +19,7 @@ use crate::machine::{Links, Machine, MachineControl, MachineError};
 use crate::outcome::Outcome;
 use crate::state::{StateCell, Verb, VmState, admit};
 use crate::task::{Task, Tasks, Work};
+use crate::virtio::block::Drive;
 use crossbeam_channel::{Sender, bounded};
 use protocol::HResult;
 use protocol::task::TaskResult;
@@ -39,6 +41,9 @@ pub enum StartError {
     /// The console could not be connected.
     #[error(transparent)]
     Console(#[from] ConsoleError),
+    /// A disk cannot be used.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// The socket for host programs could not be made.
     #[error("cannot listen on {}", path.display())]
     Socket {
@@ -58,6 +63,7 @@ impl StartError {
     pub fn code(&self) -> HResult {
         match self {
             Self::Machine(MachineError::Config(error)) => error.code(),
+            Self::Disk(error) => error.code(),
             Self::Machine(MachineError::Cpus { .. }) => HResult::E_INVALIDARG,
             Self::Machine(MachineError::Memory(_)) | Self::Thread(_) => {
                 HResult::VM_E_OUT_OF_RESOURCE
@@ -499,9 +505,16 @@ impl Inner {
             vsock_listener: socket.as_ref().map(Socket::listener).transpose()?,
             vsock_path: self.vsock.clone(),
             console: HostConsole::open(&self.config.console)?,
+            drives: self.drives()?,
         };
         self.lock().console = links.console.hub().cloned();
         Ok(Connected { links, _socket: socket })
+    }
+
+    /// Opens the disks.
+    fn drives(&self) -> Result<Vec<Arc<Drive>>, DiskError> {
+        let disks = self.config.disks.iter().enumerate();
+        disks.map(|(index, disk)| Drive::open(index, disk).map(Arc::new)).collect()
     }
 
     /// The machine has ended: everyone who waits is answered.

@@ -12,6 +12,11 @@
 //! console = "none"                # or "file=PATH"
 //! notes = "the web server"
 //!
+//! [[disk]]
+//! path = "root.img"
+//! readonly = false
+//! format = "raw"                  # or "qcow2"
+//!
 //! [access]
 //! read = ["bob"]
 //! execute = ["@staff"]
@@ -23,19 +28,16 @@
 //! Name and kernel must be there. What is not known is an error, never ignored.
 
 use super::access::{AccessList, EXPECTED_PRINCIPAL, Principal};
+use super::disks::{self, DISK};
 use super::fault::{DefinitionError, Fault};
 use super::id::MachineId;
 use super::reader::{self, Known, Section, integer};
 use crate::config::{
-    Console, KernelEntry, MEMORY_DEFAULT, MEMORY_MIN, MachineConfig, check_name, parse_size,
+    Console, Disk, KernelEntry, MEMORY_DEFAULT, MEMORY_MIN, MachineConfig, check_name, parse_size,
 };
 use crate::memory::PAGE_SIZE;
 use crate::x86::layout::CMDLINE_MAX;
-use protocol::HResult;
 use serde::Serialize;
-use std::fs::OpenOptions;
-use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use toml::de::DeValue;
 
@@ -55,6 +57,7 @@ static TOP: Known = Known {
         "kernel_entry",
         "console",
         "notes",
+        "disk",
         "access",
         "integration",
     ],
@@ -62,7 +65,7 @@ static TOP: Known = Known {
 static ACCESS: Known = Known { table: "access", keys: &["read", "execute"] };
 static INTEGRATION: Known = Known { table: "integration", keys: &["host_time_sync"] };
 
-const PATH: &str = "the path of a file";
+pub(super) const PATH: &str = "the path of a file";
 const NAME: &str = r#"1 to 80 characters, none of *?:<>/\|" and no control character"#;
 const ID: &str = "a UUID: 32 hexadecimal digits in groups of 8, 4, 4, 4 and 12";
 const MEMORY: &str = r#"a size such as "512M", at least 16 MiB and a multiple of 4096 bytes"#;
@@ -90,6 +93,8 @@ pub struct Definition {
     pub console: Option<PathBuf>,
     /// Whatever its owner wants to remember.
     pub notes: String,
+    /// Its disks, in the order in which the guest sees them.
+    pub disks: Vec<Disk>,
     /// Who else may use it.
     pub access: AccessList,
     /// What the guest's agent is asked to do unbidden.
@@ -124,6 +129,7 @@ impl Definition {
             kernel_entry: KernelEntry::default(),
             console: None,
             notes: String::new(),
+            disks: Vec::new(),
             access: AccessList::default(),
             integration: Integration::default(),
         }
@@ -138,11 +144,13 @@ impl Definition {
             return Err(DefinitionError::new(path, None, Fault::TooLarge));
         }
         let table = reader::parse(text, path)?;
-        let top = Section { file: path, text, known: &TOP, table: &table };
+        let top = Section { file: path, text, known: &TOP, table: &table, begin: None };
+        let disks = top.sections("disk", &DISK)?;
         let access = top.section("access", &ACCESS)?;
         let integration = top.section("integration", &INTEGRATION)?;
-        for section in [Some(top), access, integration].into_iter().flatten() {
-            section.refuse_unknown(&[&TOP, &ACCESS, &INTEGRATION])?;
+        let one_each = [Some(top), access, integration].into_iter().flatten();
+        for section in one_each.chain(disks.iter().copied()) {
+            section.refuse_unknown(&[&TOP, &DISK, &ACCESS, &INTEGRATION])?;
         }
         let definition = Self {
             name: top.need("name", NAME, name)?,
@@ -157,6 +165,7 @@ impl Definition {
                 .unwrap_or_default(),
             console: top.get("console", r#""none" or "file=PATH""#, console)?.flatten(),
             notes: top.get("notes", "text", text_of)?.unwrap_or_default(),
+            disks: disks::read(&disks, file)?,
             access: access.map(access_list).transpose()?.unwrap_or_default(),
             integration: integration.map(integration_of).transpose()?.unwrap_or_default(),
         };
@@ -195,6 +204,7 @@ impl Definition {
                 Some(None) => return Err(unwritable("the console's path is not UTF-8")),
             },
             notes: &self.notes,
+            disk: self.disks.iter().map(disks::Written::from).collect(),
             access: Access { read: &self.access.read, execute: &self.access.execute },
             integration: self.integration,
         };
@@ -212,28 +222,14 @@ impl Definition {
             append: self.append.clone(),
             memory: self.memory,
             cpus: self.cpus,
+            disks: self
+                .disks
+                .iter()
+                .map(|disk| Disk { path: at(&disk.path), ..disk.clone() })
+                .collect(),
             console: self.console.as_ref().map_or(Console::None, |path| Console::File(at(path))),
             kernel_entry: self.kernel_entry,
         }
-    }
-
-    /// Looks whether what the definition names is there; `path` is where it comes from, or will be.
-    ///
-    /// # Errors
-    /// The first file that is not there or cannot be read.
-    pub fn check_files(&self, path: &Path) -> Result<(), DefinitionError> {
-        let directory = path.parent().unwrap_or(Path::new(""));
-        let initrd = self.initrd.iter().map(|initrd| ("initrd", initrd));
-        for (key, file) in std::iter::once(("kernel", &self.kernel)).chain(initrd) {
-            check_file(path, key, "a file", directory.join(file), readable_file)?;
-        }
-        if let Some(file) = &self.console {
-            let parent = directory.join(file).parent().unwrap_or(directory).to_owned();
-            check_file(path, "console", "a directory", parent, |path| {
-                Ok(std::fs::metadata(path)?.is_dir())
-            })?;
-        }
-        Ok(())
     }
 }
 
@@ -254,6 +250,8 @@ struct File<'a> {
     console: String,
     #[serde(skip_serializing_if = "str::is_empty")]
     notes: &'a str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    disk: Vec<disks::Written<'a>>,
     #[serde(skip_serializing_if = "Access::is_empty")]
     access: Access<'a>,
     integration: Integration,
@@ -342,47 +340,4 @@ fn integration_of(section: Section<'_>) -> Result<Integration, DefinitionError> 
     Ok(Integration {
         host_time_sync: host_time_sync.unwrap_or(Integration::default().host_time_sync),
     })
-}
-
-/// Whether `path` is a file; fails if it cannot be read.
-fn readable_file(path: &Path) -> io::Result<bool> {
-    // A device may do something when it is opened, and a pipe may wait.
-    if !std::fs::metadata(path)?.is_file() {
-        return Ok(false);
-    }
-    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-    OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    Ok(true)
-}
-
-/// Refuses the value of `key` in the definition at `file` if `is_right` does not say that what should
-/// be at `path` is there.
-fn check_file(
-    file: &Path,
-    key: &str,
-    expected: &'static str,
-    path: PathBuf,
-    is_right: impl FnOnce(&Path) -> io::Result<bool>,
-) -> Result<(), DefinitionError> {
-    let (found, code) = match is_right(&path) {
-        Ok(true) => return Ok(()),
-        Ok(false) if path.is_dir() => ("a directory".to_owned(), HResult::ERROR_BAD_PATHNAME),
-        Ok(false) => ("something else".to_owned(), HResult::ERROR_BAD_PATHNAME),
-        Err(error) => match error.kind() {
-            io::ErrorKind::NotFound => ("nothing".to_owned(), super::error::not_found(&path)),
-            _ => (error.to_string(), super::error::code_of(&error, &path)),
-        },
-    };
-    let line = line_of(file, key);
-    let fault = Fault::File { key: key.to_owned(), expected, path, found, code };
-    Err(DefinitionError::new(file, line, fault))
-}
-
-/// The line of `key` in the definition at `file`, if that is there: it is looked up again because
-/// only messages need it.
-fn line_of(file: &Path, key: &str) -> Option<usize> {
-    let text = super::files::read(rustix::fs::CWD, file, file).ok()?.text;
-    let table = reader::parse(&text, file).ok()?;
-    let (key, _) = table.iter().find(|(known, _)| known.get_ref() == key)?;
-    Some(reader::line(&text, &key.span()))
 }

@@ -1,7 +1,7 @@
 //! Definitions: what is read, what is written, and what is said of what is wrong.
 
 use super::{AccessList, Definition, Fault, MachineId, Principal};
-use crate::config::{Console, KernelEntry};
+use crate::config::{Console, DISKS_MAX, Disk, DiskFormat, KernelEntry, check_disks};
 use proptest::prelude::*;
 use protocol::HResult;
 use std::path::Path;
@@ -21,6 +21,14 @@ console = "file=log/serial.txt"
 notes = """
 Two lines,
 and "quotes"."""
+
+[[disk]]
+path = "root.img"
+
+[[disk]]
+path = "/srv/data.qcow2"
+format = "qcow2"
+readonly = true
 
 [access]
 read = ["bob", "1000"]
@@ -57,6 +65,10 @@ fn every_key_is_read() {
         kernel_entry: KernelEntry::Bzimage,
         console: Some("log/serial.txt".into()),
         notes: "Two lines,\nand \"quotes\".".into(),
+        disks: vec![
+            Disk::new("root.img"),
+            Disk { path: "/srv/data.qcow2".into(), readonly: true, format: DiskFormat::Qcow2 },
+        ],
         access: AccessList {
             read: vec![user("bob"), user("1000")],
             execute: vec![group("staff"), group("1000")],
@@ -87,6 +99,8 @@ fn paths_are_relative_to_the_directory_of_the_definition() {
     assert_eq!(config.kernel, Path::new("/boot/vmlinuz"));
     assert_eq!(config.initrd.unwrap(), Path::new("/machines/web/initrd.img"));
     assert_eq!(config.console, Console::File("/machines/web/log/serial.txt".into()));
+    let disks: Vec<&Path> = config.disks.iter().map(|disk| disk.path.as_path()).collect();
+    assert_eq!(disks, [Path::new("/machines/web/root.img"), Path::new("/srv/data.qcow2")]);
     assert_eq!((config.name.as_str(), config.cpus, config.memory), ("Web", 2, 1 << 30));
     assert_eq!(config.kernel_entry, KernelEntry::Bzimage);
 }
@@ -111,9 +125,39 @@ const FAULTS: &[(&str, &str)] = &[
     ),
     (
         "zzz = 1\naaaaaaa = 1",
-        r#":2: unknown key "zzz"; known here: name, id, kernel, initrd, append, memory, cpus, kernel_entry, console, notes, access, integration"#,
+        r#":2: unknown key "zzz"; known here: name, id, kernel, initrd, append, memory, cpus, kernel_entry, console, notes, disk, access, integration"#,
     ),
     ("", r#": no "kernel"; expected the path of a file"#),
+    // Disks.
+    (
+        "kernel = 'k'\n[[disk]]\nreadonly = true",
+        r#":3: no "disk.path"; expected the path of a file"#,
+    ),
+    (
+        "kernel = 'k'\n[[disk]]\npath = 'a'\n[[disk]]\npath = 'b'\nread_only = true",
+        r#":7: unknown key "disk.read_only"; did you mean "disk.readonly"?"#,
+    ),
+    (
+        "kernel = 'k'\n[[disk]]\npath = 'a'\nformat = 'vhd'",
+        r#":5: "disk.format": expected "raw" or "qcow2", found the text "vhd""#,
+    ),
+    (
+        "kernel = 'k'\n[[disk]]\npath = 'a'\nreadonly = 1",
+        r#":5: "disk.readonly": expected true or false, found the number 1"#,
+    ),
+    (
+        "kernel = 'k'\n[[disk]]\npath = 'a'\n[[disk]]\npath = 'a'\nreadonly = true",
+        r#":6: "disk.path": expected a file that no other disk has, found the text "a""#,
+    ),
+    (
+        "kernel = 'k'\n[disk]\npath = 'a'",
+        r#":3: "disk": expected tables that begin with [[disk]], found a table"#,
+    ),
+    (
+        "kernel = 'k'\ndisk = ['a.img']",
+        r#":3: "disk": expected tables that begin with [[disk]], found the text "a.img""#,
+    ),
+    ("kernel = 'k'\npath = 'a.img'", r#":3: unknown key "path"; did you mean "disk.path"?"#),
     // Wrong types.
     ("kernel = 5", r#":2: "kernel": expected the path of a file, found the number 5"#),
     ("kernel = ''", r#":2: "kernel": expected the path of a file, found the text """#),
@@ -251,6 +295,17 @@ fn what_is_too_much_is_refused_and_messages_stay_short() {
 }
 
 #[test]
+fn a_machine_has_no_more_disks_than_there_are_places() {
+    let disks = |count: usize| -> String {
+        (0..count).map(|index| format!("[[disk]]\npath = '{index}'\n")).collect()
+    };
+    let text = |count| format!("name = 'web'\nkernel = 'k'\n{}", disks(count));
+    assert_eq!(parse(&text(DISKS_MAX)).unwrap().disks.len(), DISKS_MAX);
+    let error = parse(&text(DISKS_MAX + 1)).unwrap_err();
+    assert_eq!(error, r#"web/machine.toml:20: "disk": expected at most 8 of them, found one more"#);
+}
+
+#[test]
 fn a_path_that_is_not_there_is_told_with_its_line() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("machine.toml");
@@ -285,6 +340,25 @@ fn a_path_that_is_not_there_is_told_with_its_line() {
                 4,
                 "initrd",
                 format!("a file at {}, found something else", at("fifo")),
+                BAD_CODE,
+            )),
+        ),
+        ("kernel = 'vmlinuz'\n[[disk]]\npath = 'vmlinuz'", None),
+        (
+            "kernel = 'vmlinuz'\n[[disk]]\npath = 'vmlinuz'\n[[disk]]\nreadonly = true\npath = 'a.img'",
+            Some((
+                7,
+                "disk.path",
+                format!("a file or a block device at {}, found nothing", at("a.img")),
+                FILE_CODE,
+            )),
+        ),
+        (
+            "kernel = 'vmlinuz'\n[[disk]]\npath = 'fifo'",
+            Some((
+                4,
+                "disk.path",
+                format!("a file or a block device at {}, found something else", at("fifo")),
                 BAD_CODE,
             )),
         ),
@@ -343,6 +417,15 @@ fn principal() -> impl Strategy<Value = Principal> {
     })
 }
 
+fn disks() -> impl Strategy<Value = Vec<Disk>> {
+    let disk = ("[^\0]{1,40}", any::<bool>(), any::<bool>()).prop_map(|(path, readonly, qcow2)| {
+        let format = if qcow2 { DiskFormat::Qcow2 } else { DiskFormat::Raw };
+        Disk { path: path.into(), readonly, format }
+    });
+    prop::collection::vec(disk, 0..=DISKS_MAX)
+        .prop_filter("each file once", |disks| check_disks(disks).is_ok())
+}
+
 prop_compose! {
     fn definition()(
         name in r#"[^*?:<>/\\|"\p{Cc}]{3,80}"#,
@@ -357,6 +440,7 @@ prop_compose! {
         host_time_sync in any::<bool>(),
         read in prop::collection::vec(principal(), 0..4),
         execute in prop::collection::vec(principal(), 0..4),
+        disks in disks(),
     ) -> Definition {
         let [kernel, initrd_path, console_path] = paths;
         Definition {
@@ -368,6 +452,7 @@ prop_compose! {
             kernel_entry: if bzimage { KernelEntry::Bzimage } else { KernelEntry::Unpacked },
             console: console.then(|| console_path.into()),
             notes,
+            disks,
             access: AccessList { read, execute },
             integration: super::Integration { host_time_sync },
             ..Definition::new(name, kernel)

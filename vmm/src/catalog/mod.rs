@@ -26,12 +26,14 @@ mod change;
 mod definition;
 #[cfg(test)]
 mod definition_tests;
+mod disks;
 mod error;
 mod fault;
 mod files;
 #[cfg(test)]
 mod hostile_tests;
 mod id;
+mod present;
 #[cfg(test)]
 mod race_tests;
 mod reader;

@@ -47,6 +47,8 @@ pub(super) struct Section<'a> {
     pub(super) text: &'a str,
     pub(super) known: &'static Known,
     pub(super) table: &'a DeTable<'a>,
+    /// Where it begins in the text, unless it is the whole.
+    pub(super) begin: Option<usize>,
 }
 
 impl<'a> Section<'a> {
@@ -96,7 +98,23 @@ impl<'a> Section<'a> {
         let Some(value) = self.entry(key) else { return Ok(None) };
         let table = value.get_ref().as_table();
         let table = table.ok_or_else(|| self.refuse(key, value, "a table"))?;
-        Ok(Some(Self { known, table, ..*self }))
+        Ok(Some(Self { known, table, begin: Some(value.span().start), ..*self }))
+    }
+
+    /// The tables in the array of tables under `key`.
+    pub(super) fn sections(
+        &self,
+        key: &'static str,
+        known: &'static Known,
+    ) -> Result<Vec<Self>, DefinitionError> {
+        let Some(value) = self.entry(key) else { return Ok(Vec::new()) };
+        let refuse = |value| self.refuse(key, value, format!("tables that begin with [[{key}]]"));
+        let array = value.get_ref().as_array().ok_or_else(|| refuse(value))?;
+        let section = |item: &'a Spanned<DeValue<'a>>| {
+            let table = item.get_ref().as_table().ok_or_else(|| refuse(item))?;
+            Ok(Self { known, table, begin: Some(item.span().start), ..*self })
+        };
+        array.iter().map(section).collect()
     }
 
     /// The value under `key`, if it is there; `read` takes it, or gives none if it is not allowed.
@@ -119,7 +137,7 @@ impl<'a> Section<'a> {
     ) -> Result<T, DefinitionError> {
         self.get(key, expected, read)?.ok_or_else(|| {
             let (key, expected) = (self.known.name(key), expected.to_owned());
-            self.error(None, Fault::Missing { key, expected })
+            self.error(self.begin.map(|at| at..at), Fault::Missing { key, expected })
         })
     }
 

@@ -137,7 +137,8 @@ impl MmioTransport {
     }
 
     fn status(&self) -> Status {
-        let needs_reset = self.interrupt.needs_reset.load(Ordering::Acquire) != 0;
+        let needs_reset =
+            self.interrupt.needs_reset.load(Ordering::Acquire) != 0 || !self.device.is_reset();
         if needs_reset { self.status | Status::NEEDS_RESET } else { self.status }
     }
 
@@ -239,6 +240,9 @@ impl MmioTransport {
             self.reset();
             return;
         }
+        if !self.device.is_reset() {
+            return;
+        }
         let added = new & !self.status;
         // Bits are never taken back but by a reset, and a device that failed takes no more.
         if !new.contains(self.status) || self.status.contains(Status::FAILED) {
@@ -280,8 +284,12 @@ impl MmioTransport {
             self.interrupt.needs_reset(&"its queues are not usable");
             return;
         };
-        let activation =
-            Activation { ram: self.ram.clone(), queues, interrupt: self.interrupt.clone() };
+        let activation = Activation {
+            ram: self.ram.clone(),
+            features: self.driver_features,
+            queues,
+            interrupt: self.interrupt.clone(),
+        };
         if let Err(error) = self.device.activate(activation) {
             self.interrupt.needs_reset(&error);
         }

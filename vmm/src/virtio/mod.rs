@@ -1,6 +1,7 @@
 //! Virtio devices: what a device is, and the MMIO transport that shows it to the guest
 //! (Virtual I/O Device specification, version 1.2).
 
+pub mod block;
 pub mod mmio;
 pub mod queue;
 pub mod rng;
@@ -41,14 +42,23 @@ pub trait VirtioDevice: Send {
     /// # Errors
     /// The host lacks what the device needs; the driver is told that the device needs a reset.
     fn activate(&mut self, activation: Activation) -> io::Result<()>;
-    /// The driver resets the device: when this returns, nothing uses its queues any more.
+    /// The driver resets the device: when this returns, nothing uses its queues any more, unless
+    /// [`is_reset`](Self::is_reset) says otherwise.
     fn reset(&mut self);
+    /// Whether the last reset is complete. A device whose part on the host is stuck, as a disk is
+    /// whose server has gone, does not keep a processor waiting for ever: the reset is complete
+    /// later, and until then the driver sees that it is not (section 2.4).
+    fn is_reset(&self) -> bool {
+        true
+    }
 }
 
 /// What a device is given when the driver is ready.
 pub struct Activation {
     /// Guest RAM.
     pub ram: GuestRam,
+    /// The features that the driver has accepted.
+    pub features: u64,
     /// The queues, all checked.
     pub queues: Vec<DeviceQueue>,
     /// To tell the driver about changes.

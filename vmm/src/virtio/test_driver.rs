@@ -83,15 +83,22 @@ pub(crate) struct Driver {
     pub(crate) ram: GuestRam,
     line: IrqLine,
     rings: Vec<Ring>,
+    /// Features that are not accepted.
+    refused: u64,
 }
 
 impl Driver {
     /// Brings `device` up.
     pub(crate) fn start(device: Box<dyn VirtioDevice>) -> Self {
+        Self::start_refusing(device, 0)
+    }
+
+    /// Brings `device` up without some of the features that it offers.
+    pub(crate) fn start_refusing(device: Box<dyn VirtioDevice>, refused: u64) -> Self {
         let ram = memory::map(128 << 20).unwrap();
         let line = IrqLine::new().unwrap();
         let transport = MmioTransport::new(ram.clone(), line.clone(), device).unwrap();
-        let mut driver = Self { transport, ram, line, rings: Vec::new() };
+        let mut driver = Self { transport, ram, line, rings: Vec::new(), refused };
         driver.bring_up();
         driver
     }
@@ -108,13 +115,15 @@ impl Driver {
         for status in [1, 3] {
             self.write(register::STATUS, status);
         }
-        // All that is offered: VERSION_1, event indices, indirect descriptors.
+        // What is offered: VERSION_1, event indices, indirect descriptors, those of the device.
         for half in [0, 1] {
             self.write(register::DEVICE_FEATURES_SELECT, half);
             let mut features = [0; 4];
             self.transport.read(register::DEVICE_FEATURES, &mut features);
+            let refused = (self.refused >> (32 * half)) as u32;
+            let accepted = u32::from_le_bytes(features) & !refused;
             self.write(register::DRIVER_FEATURES_SELECT, half);
-            self.transport.write(register::DRIVER_FEATURES, &features);
+            self.write(register::DRIVER_FEATURES, accepted);
         }
         self.write(register::STATUS, 11);
         self.rings.clear();
@@ -278,6 +287,15 @@ impl Driver {
 
     /// The next chain that the device has given back: its first descriptor and what was written.
     pub(crate) fn take(&mut self, queue: usize) -> Option<(u16, Vec<u8>)> {
+        let (head, length, mut room) = self.take_whole(queue)?;
+        assert!(length as usize <= room.len(), "no more was written than there was room for");
+        room.truncate(length as usize);
+        Some((head, room))
+    }
+
+    /// The same: its first descriptor, how much the device says it has written, and all that lies
+    /// where it could write.
+    pub(crate) fn take_whole(&mut self, queue: usize) -> Option<(u16, u32, Vec<u8>)> {
         let ring = &mut self.rings[queue];
         let index: u16 =
             self.ram.load(GuestAddress(ring.used_ring() + 2), Ordering::Acquire).unwrap();
@@ -285,29 +303,35 @@ impl Driver {
             return None;
         }
         let element = ring.used_ring() + 4 + u64::from(ring.used.0 % ring.size) * 8;
-        let [head, mut length]: [u32; 2] = self.ram.read_obj(GuestAddress(element)).unwrap();
+        let [head, length]: [u32; 2] = self.ram.read_obj(GuestAddress(element)).unwrap();
         ring.used += 1;
         let head = u16::try_from(head).unwrap();
         let chain = ring.chains.remove(&head).expect("the device had the chain");
-        let mut written = Vec::new();
+        let mut room = Vec::new();
         let mut index = head;
         for descriptor in chain {
             if descriptor.flags & WRITE != 0 {
-                let count = descriptor.length.min(length);
-                length -= count;
-                let mut bytes = vec![0; count as usize];
+                let mut bytes = vec![0; descriptor.length as usize];
                 self.ram.read_slice(&mut bytes, GuestAddress(descriptor.address)).unwrap();
-                written.extend(bytes);
+                room.extend(bytes);
             }
             ring.free.push(index);
             index = descriptor.next;
         }
-        assert_eq!(length, 0, "no more was written than there was room for");
-        Some((head, written))
+        Some((head, length, room))
     }
 
     /// The same, waiting for the interrupt if nothing has been given back.
     pub(crate) fn wait(&mut self, queue: usize) -> (u16, Vec<u8>) {
+        self.wait_for(queue, Self::take)
+    }
+
+    /// The same for all that lies where the device could write.
+    pub(crate) fn wait_whole(&mut self, queue: usize) -> (u16, u32, Vec<u8>) {
+        self.wait_for(queue, Self::take_whole)
+    }
+
+    fn wait_for<T>(&mut self, queue: usize, take: fn(&mut Self, usize) -> Option<T>) -> T {
         let deadline = Instant::now() + LIMIT;
         loop {
             // Asks for the interrupt, then looks again, as a driver must.
@@ -315,7 +339,7 @@ impl Driver {
             let event = ring.avail_ring() + 4 + u64::from(ring.size) * 2;
             self.ram.store(ring.used.0, GuestAddress(event), Ordering::Release).unwrap();
             fence(Ordering::SeqCst);
-            if let Some(chain) = self.take(queue) {
+            if let Some(chain) = take(self, queue) {
                 return chain;
             }
             assert!(self.wait_interrupt(deadline), "nothing came back from queue {queue}");

@@ -133,6 +133,7 @@ fn launch(args: RunArgs) -> Result<(Host, Task), Failure> {
         append: hardware.append,
         memory: hardware.memory,
         cpus: hardware.cpus,
+        disks: Vec::new(),
         console: args.console,
         kernel_entry: hardware.kernel_entry.into(),
     };

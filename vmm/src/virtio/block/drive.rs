@@ -1,0 +1,114 @@
+//! A disk in a machine: its image, and the thread that works on it. Both outlive the guest's
+//! reboots, so that nobody else can take the image in between.
+//!
+//! The thread can be stuck in the kernel, as with a file on a server that has gone. Whoever waits
+//! for it waits a bounded time: the thread is left behind then, and what it uses (the image, guest
+//! RAM) lives until it comes back.
+
+use crate::config::Disk;
+use crate::disk::{DiskError, DiskFault, Image, Traits};
+use crate::io::{IoHandle, IoThread, Source, SourceId};
+use crossbeam_channel::{Receiver, TryRecvError};
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+/// How long a disk may take to come back from a request that nobody waits for any more.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The disk.
+pub struct Drive {
+    name: String,
+    traits: Traits,
+    /// The thread owns it, so that it is closed there: that can last too.
+    image: Weak<Mutex<Image>>,
+    handle: IoHandle,
+    thread: Option<IoThread>,
+    /// A service that the thread has not dropped yet.
+    leaving: Mutex<Option<Receiver<()>>>,
+    patience: Duration,
+}
+
+impl Drive {
+    /// Opens the image of `disk`, the machine's disk number `index` from 0, and starts its thread.
+    ///
+    /// # Errors
+    /// The image cannot be used, or no thread is left.
+    pub fn open(index: usize, disk: &Disk) -> Result<Self, DiskError> {
+        let image = Image::open(disk)?;
+        Self::start(index, image, PATIENCE)
+            .map_err(|error| DiskError { path: disk.path.clone(), fault: DiskFault::Thread(error) })
+    }
+
+    pub(super) fn start(index: usize, image: Image, patience: Duration) -> io::Result<Self> {
+        let name = format!("disk-{index}");
+        let traits = image.traits();
+        let image = Arc::new(Mutex::new(image));
+        let weak = Arc::downgrade(&image);
+        let thread = IoThread::spawn_holding(&name, image)?;
+        let handle = thread.handle();
+        Ok(Self {
+            name,
+            traits,
+            image: weak,
+            handle,
+            thread: Some(thread),
+            leaving: Mutex::default(),
+            patience,
+        })
+    }
+
+    /// What does not change of the image.
+    #[must_use]
+    pub fn traits(&self) -> Traits {
+        self.traits
+    }
+
+    /// The name by which the guest can tell the disk from others, which is that of its thread.
+    pub(super) fn id(&self) -> String {
+        self.name.clone()
+    }
+
+    /// The image, for who works on the thread.
+    pub(super) fn image(&self) -> io::Result<Arc<Mutex<Image>>> {
+        // It is closed only when the thread has ended.
+        self.image.upgrade().ok_or_else(|| io::ErrorKind::BrokenPipe.into())
+    }
+
+    /// Puts `service` on the thread, which must be [free](Self::is_free): another one would have to
+    /// wait.
+    pub(super) fn add(&self, service: Box<dyn Source>) -> io::Result<SourceId> {
+        if !self.is_free() {
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
+        self.handle.add(service)
+    }
+
+    /// Takes the service off the thread, or gives up waiting for that.
+    pub(super) fn remove(&self, service: SourceId) {
+        let removed = self.handle.begin_remove(service);
+        if removed.recv_timeout(self.patience).is_err_and(|error| error.is_timeout()) {
+            tracing::warn!(disk = self.name, "the disk does not come back from a request");
+            *self.leaving.lock().unwrap_or_else(PoisonError::into_inner) = Some(removed);
+        }
+    }
+
+    /// Whether no service that was taken off is left on the thread.
+    pub(super) fn is_free(&self) -> bool {
+        let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        leaving.take_if(|removed| removed.try_recv() != Err(TryRecvError::Empty));
+        leaving.is_none()
+    }
+}
+
+impl Drop for Drive {
+    fn drop(&mut self) {
+        // Whoever has waited for it already need not wait again.
+        let patience = if self.is_free() { self.patience } else { Duration::ZERO };
+        if let Some(thread) = self.thread.take()
+            && !thread.end_within(patience)
+        {
+            tracing::warn!(disk = self.name, "the disk's thread is left behind");
+        }
+    }
+}
