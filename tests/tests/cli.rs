@@ -284,6 +284,19 @@ fn readers_that_have_gone_change_no_exit_code() {
     }
 }
 
+#[test]
+fn a_result_that_cannot_be_written_is_an_error() {
+    let world = World::new();
+    for arguments in [&["ls"][..], &["ls", "--format", "json"], &["completions", "bash"]] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut command = world.command(VMM);
+        let output = command.args(arguments).stdout(full).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+        assert!(said.starts_with("error: cannot write the result: No space left"), "{said}");
+    }
+}
+
 const NOBODY: u32 = 65534;
 
 #[test]

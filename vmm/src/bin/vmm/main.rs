@@ -31,6 +31,8 @@ use tracing_subscriber::EnvFilter;
 
 /// The exit code of wrong usage.
 const EXIT_USAGE: u8 = 2;
+/// The exit code of work that was done, but whose result could not be written.
+const EXIT_UNWRITTEN: u8 = 1;
 
 fn main() -> ExitCode {
     let mut command = help::command();
@@ -74,11 +76,22 @@ fn main() -> ExitCode {
         Verb::Man { directory } => help::manual(&directory),
     };
     match outcome {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => ExitCode::from(unless_unwritten(code)),
         Err(Failure { code, exit, text }) => {
             output::print_failure(code, &text, format);
             ExitCode::from(exit)
         }
+    }
+}
+
+/// `code`, unless what was done well could not be told.
+fn unless_unwritten(code: u8) -> u8 {
+    match output::missing() {
+        Some(error) if code == 0 => {
+            output::say(&format!("error: cannot write the result: {error}"));
+            EXIT_UNWRITTEN
+        }
+        _ => code,
     }
 }
 

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
+use std::sync::OnceLock;
 use vmm::error::CallError;
 
 /// Characters of a line of a table, and the fewest that it is cut to for a narrow terminal.
@@ -61,7 +62,7 @@ pub(crate) fn print_failure(code: HResult, text: &str, format: Format) {
         Format::Human => {
             let (begin, end) = if is_colourful() { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
             let line = format!("{begin}error:{end} {}\n", harmless(text));
-            write(&mut io::stderr().lock(), line.as_bytes());
+            complain(&line);
         }
         Format::Json => print_json(&error_json(code, text)),
     }
@@ -100,7 +101,30 @@ pub(crate) fn line_of(document: &impl Serialize) -> String {
 
 /// Prints `bytes` on standard output as they are.
 pub(crate) fn print_raw(bytes: &[u8]) {
-    write(&mut io::stdout().lock(), bytes);
+    print_whole(bytes);
+}
+
+/// Why something that was to be on standard output is not there, because of a full disk say.
+static MISSING: OnceLock<io::Error> = OnceLock::new();
+
+/// Why standard output lacks something; a reader that has gone wants no more, and lacks nothing.
+pub(crate) fn missing() -> Option<&'static io::Error> {
+    MISSING.get()
+}
+
+/// Prints `bytes` on standard output; false if they are not there.
+fn print_whole(bytes: &[u8]) -> bool {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Ok(()) => true,
+        Err(error) => {
+            if error.kind() != io::ErrorKind::BrokenPipe {
+                // The first one is as good as the next.
+                let _ = MISSING.set(error);
+            }
+            false
+        }
+    }
 }
 
 /// Prints a value: as it is, unless a terminal would obey it.
@@ -114,9 +138,7 @@ pub(crate) fn print_value(value: &str) {
 
 /// Prints a line on standard output, as one among those of other threads; false if nobody reads it.
 pub(crate) fn write_line(line: &str) -> bool {
-    let mut stdout = io::stdout().lock();
-    let line = harmless(line) + "\n";
-    stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()).is_ok()
+    print_whole((harmless(line) + "\n").as_bytes())
 }
 
 /// Whether nobody will ever read standard output.
@@ -135,24 +157,35 @@ pub(crate) fn print(text: &str) {
 
 /// Prints a line for people on standard error.
 pub(crate) fn say(line: &str) {
-    write(&mut io::stderr().lock(), (harmless(line) + "\n").as_bytes());
+    complain(&(harmless(line) + "\n"));
 }
 
-/// Writes `bytes`. A reader that has gone wants no more.
-fn write(stream: &mut impl Write, bytes: &[u8]) {
-    let _ = stream.write_all(bytes).and_then(|()| stream.flush());
+/// Writes `text` to standard error. There is nobody to tell if that does not work.
+fn complain(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
 /// `text` without what a terminal would obey, whoever wrote it.
 fn harmless(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' { '?' } else { c }).collect()
+    text.chars().map(|c| if steers(c) && c != '\n' { '?' } else { c }).collect()
+}
+
+/// `text` on one line: what somebody else wrote is to look like nothing that we say.
+fn one_line(text: &str) -> String {
+    harmless(&text.replace('\n', " "))
+}
+
+/// Whether a terminal would obey `c`, or show what follows in another order or on another line.
+fn steers(c: char) -> bool {
+    let reorders = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || reorders || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
 /// Prints what has a name each, a line each: the values are whole, for people copy them.
 pub(crate) fn print_properties(rows: &[(&str, String)]) {
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     for (name, value) in rows {
-        print(&format!("{name:width$}{GAP}{}\n", value.replace('\n', " ")));
+        print(&format!("{name:width$}{GAP}{}\n", one_line(value)));
     }
 }
 
@@ -184,7 +217,7 @@ fn table(head: &[&str], rows: &[Vec<String>], length: usize) -> String {
         }
     }
     let line = |cells: &[&str]| {
-        let fitted = cells.iter().zip(&widths).map(|(cell, width)| fit(cell, *width));
+        let fitted = cells.iter().zip(&widths).map(|(cell, width)| fit(&one_line(cell), *width));
         fitted.collect::<Vec<_>>().join(GAP).trim_end().to_owned() + "\n"
     };
     let mut text = line(head);
@@ -253,6 +286,9 @@ mod tests {
     #[test]
     fn nothing_printed_for_people_steers_a_terminal() {
         assert_eq!(harmless("a\x1b[2J\r\u{9b}b\nc"), "a?[2J??b\nc");
+        assert_eq!(harmless("a\u{202e}b\u{2069}\u{2028}c é 中"), "a?b??c é 中");
+        let text = table(&["USER"], &[vec!["bob\nroot".into()]], LINE);
+        assert_eq!(text, "USER\nbob root\n");
     }
 
     #[test]
