@@ -1,6 +1,8 @@
 //! What a call of the API answers when it refuses: a documented code, and words for a person.
 
 use protocol::HResult;
+use std::io;
+use std::path::Path;
 
 /// A refused call.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,4 +33,34 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+/// The documented code of `error`, which came of using `path`.
+pub(crate) fn code_of(error: &io::Error, path: &Path) -> HResult {
+    use io::ErrorKind;
+    match error.kind() {
+        _ if error.raw_os_error() == Some(libc::ELOOP) => HResult::ERROR_BAD_PATHNAME,
+        _ if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+            HResult::VM_E_OUT_OF_RESOURCE
+        }
+        ErrorKind::NotFound => not_found(path),
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => HResult::ERROR_ACCESS_DENIED,
+        ErrorKind::InvalidFilename => HResult::ERROR_BUFFER_OVERFLOW,
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => HResult::ERROR_DISK_FULL,
+        ErrorKind::NotADirectory => HResult::ERROR_PATH_NOT_FOUND,
+        // A NUL in it, or a directory where a file should be.
+        ErrorKind::InvalidInput | ErrorKind::IsADirectory => HResult::ERROR_BAD_PATHNAME,
+        ErrorKind::OutOfMemory => HResult::ERROR_OUTOFMEMORY,
+        _ => HResult::DISP_E_EXCEPTION,
+    }
+}
+
+/// The code of a file that is not there: does at least its directory exist?
+pub(crate) fn not_found(path: &Path) -> HResult {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() && !parent.is_dir() => {
+            HResult::ERROR_PATH_NOT_FOUND
+        }
+        _ => HResult::ERROR_FILE_NOT_FOUND,
+    }
 }

@@ -16,12 +16,13 @@
 //! process left behind is replaced without a word.
 
 use crate::config::{ConfigError, NAME_MAX, check_name};
+use crate::error::code_of;
 use crate::lock::{await_lock, is_at, is_locked, open_lock, take_lock};
 use protocol::HResult;
 use sha2::{Digest, Sha256};
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Bytes of a Unix socket's path that the kernel takes, without the final NUL.
@@ -36,6 +37,8 @@ const SHORTENED: usize = 40;
 const DIGEST: usize = 8;
 /// Permission bits that let others write.
 const OTHERS_WRITE: u32 = 0o022;
+/// Permission bits that let others pass through a directory.
+const OTHERS_PASS: u32 = 0o011;
 /// The permission bit by which others may write, but not rename or remove what is not theirs.
 const STICKY: u32 = 0o1000;
 /// The file with the id of the last task; no machine can have this name.
@@ -93,10 +96,7 @@ impl RuntimeError {
             Self::InUse(_) => HResult::VM_E_VM_RUNNING,
             Self::TooLong(_) => HResult::ERROR_BUFFER_OVERFLOW,
             Self::NotOurs(_) => HResult::ERROR_BAD_PATHNAME,
-            Self::NotMade { source, .. } | Self::Io { source, .. } => match source.kind() {
-                io::ErrorKind::PermissionDenied => HResult::ERROR_ACCESS_DENIED,
-                _ => HResult::DISP_E_EXCEPTION,
-            },
+            Self::NotMade { path, source } | Self::Io { path, source } => code_of(source, path),
         }
     }
 }
@@ -332,7 +332,10 @@ impl Place {
         let set = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode));
         set(&self.control(), 0o666)?;
         set(&self.directory, 0o711)?;
-        self.directory.parent().map_or(Ok(()), |base| set(base, 0o711))
+        let Some(base) = self.directory.parent() else { return Ok(()) };
+        // It may be somebody else's, and others may look around in it already.
+        let mode = fs::metadata(base)?.mode();
+        if mode & OTHERS_PASS == OTHERS_PASS { Ok(()) } else { set(base, mode | OTHERS_PASS) }
     }
 }
 
@@ -344,16 +347,17 @@ fn failed(path: &Path) -> impl FnOnce(io::Error) -> RuntimeError + use<> {
 
 /// The number after that in `path`, which is written there.
 fn next_id(path: &Path) -> io::Result<u32> {
-    let mut file = open_lock(path)?;
+    let file = open_lock(path)?;
     await_lock(&file)?;
     let mut text = String::new();
     (&file).take(16).read_to_string(&mut text)?;
     // The API's ids are positive, in 31 bits.
     let last: u32 = text.trim().parse().unwrap_or(0);
     let next = if last < i32::MAX as u32 { last + 1 } else { 1 };
-    file.set_len(0)?;
-    file.seek(SeekFrom::Start(0))?;
-    write!(file, "{next}")?;
+    // Of the same length as the last one, and over it: that needs no room on a full disk.
+    let text = format!("{next:010}");
+    file.write_all_at(text.as_bytes(), 0)?;
+    file.set_len(text.len() as u64)?;
     Ok(next)
 }
 
@@ -463,6 +467,20 @@ mod tests {
     }
 
     #[test]
+    fn what_others_may_do_in_the_directory_of_all_machines_is_only_ever_widened() {
+        let (_folder, runtime) = runtime();
+        fs::create_dir_all(&runtime.base).unwrap();
+        for (before, after) in [(0o1777, 0o1777), (0o755, 0o755), (0o700, 0o711), (0o750, 0o751)] {
+            fs::set_permissions(&runtime.base, fs::Permissions::from_mode(before)).unwrap();
+            let place = runtime.claim("web").unwrap();
+            fs::write(place.control(), "").unwrap();
+            place.open_to_others().unwrap();
+            assert_eq!(fs::metadata(&runtime.base).unwrap().mode() & 0o7777, after, "{before:o}");
+            assert_eq!(fs::metadata(&place.directory).unwrap().mode() & 0o7777, 0o711);
+        }
+    }
+
+    #[test]
     fn looking_never_keeps_a_machine_from_starting() {
         let (_folder, runtime) = runtime();
         let done = std::sync::atomic::AtomicBool::new(false);
@@ -518,6 +536,8 @@ mod tests {
         for (last, next) in [("2147483647", 1), ("nonsense", 1), ("", 1), ("99999999999", 1)] {
             fs::write(runtime.base.join(LAST_TASK), last).unwrap();
             assert_eq!(runtime.task_ids()().unwrap(), next);
+            let length = fs::metadata(runtime.base.join(LAST_TASK)).unwrap().len();
+            assert_eq!(length, 10, "a longer one would need room on a full disk");
         }
         assert_eq!(runtime.list(), ["web"]);
         assert!(check_name(LAST_TASK).is_err());
@@ -533,6 +553,7 @@ mod tests {
         let deep = Runtime::at(folder.path().join("x".repeat(100)));
         assert!(matches!(deep.claim("web"), Err(RuntimeError::TooLong(_))));
     }
+
     #[test]
     fn the_longest_names_have_sockets_below_the_runtime_directory_of_any_user() {
         let base = "/run/user/4294967294/vmm";

@@ -10,7 +10,7 @@ use crate::config::{ConfigError, MachineConfig};
 use crate::console::hub::ConsoleHub;
 use crate::console::{ConsoleError, HostConsole};
 use crate::disk::DiskError;
-use crate::error::{CallError, chain};
+use crate::error::{CallError, chain, code_of};
 use crate::events::{EventKind, Events};
 use crate::integration::Integration;
 use crate::integration::guest::GuestOs;
@@ -64,6 +64,8 @@ impl StartError {
         match self {
             Self::Machine(MachineError::Config(error)) => error.code(),
             Self::Disk(error) => error.code(),
+            Self::Console(error) => error.code(),
+            Self::Socket { path, source } => code_of(source, path),
             Self::Machine(MachineError::Cpus { .. }) => HResult::E_INVALIDARG,
             Self::Machine(MachineError::Memory(_)) | Self::Thread(_) => {
                 HResult::VM_E_OUT_OF_RESOURCE

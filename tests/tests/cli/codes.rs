@@ -118,6 +118,23 @@ fn names_and_files_of_machines_have_their_codes() {
 }
 
 #[test]
+fn a_machine_whose_console_cannot_be_written_says_with_a_code_why() {
+    let world = World::new();
+    let kernel = world.kernel(SPIN);
+    let folder = world.folder.path().to_str().unwrap();
+    for (path, code) in [
+        (folder.to_owned(), HResult::ERROR_BAD_PATHNAME),
+        (format!("{folder}/missing/log"), HResult::ERROR_PATH_NOT_FOUND),
+        (format!("{folder}/{}", "x".repeat(300)), HResult::ERROR_BUFFER_OVERFLOW),
+    ] {
+        let console = format!("file={path}");
+        let run = ["run", "new", "--kernel", &kernel, "--memory", "32M", "--console", &console];
+        check(&world, &[(&run, Source::Call, code, 1)]);
+    }
+    world.holds_nothing();
+}
+
+#[test]
 fn a_machine_answers_in_each_state_with_its_codes() {
     let world = World::new();
     world.create("web", SPIN);

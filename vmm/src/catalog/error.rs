@@ -2,6 +2,7 @@
 
 use super::fault::DefinitionError;
 use crate::config::ConfigError;
+use crate::error::code_of;
 use crate::runtime::RuntimeError;
 use protocol::HResult;
 use std::io;
@@ -96,31 +97,4 @@ impl CatalogError {
 
 fn did_you_mean(nearest: Option<&str>) -> String {
     nearest.map(|name| format!("; did you mean {name}?")).unwrap_or_default()
-}
-
-/// The documented code of `error`, which came of using `path`.
-pub(super) fn code_of(error: &io::Error, path: &Path) -> HResult {
-    use io::ErrorKind;
-    match error.kind() {
-        _ if error.raw_os_error() == Some(libc::ELOOP) => HResult::ERROR_BAD_PATHNAME,
-        ErrorKind::NotFound => not_found(path),
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => HResult::ERROR_ACCESS_DENIED,
-        ErrorKind::InvalidFilename => HResult::ERROR_BUFFER_OVERFLOW,
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => HResult::ERROR_DISK_FULL,
-        ErrorKind::NotADirectory => HResult::ERROR_PATH_NOT_FOUND,
-        // A NUL in it, or a directory where a file should be.
-        ErrorKind::InvalidInput | ErrorKind::IsADirectory => HResult::ERROR_BAD_PATHNAME,
-        ErrorKind::OutOfMemory => HResult::ERROR_OUTOFMEMORY,
-        _ => HResult::DISP_E_EXCEPTION,
-    }
-}
-
-/// The code of a file that is not there: does at least its directory exist?
-pub(super) fn not_found(path: &Path) -> HResult {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() && !parent.is_dir() => {
-            HResult::ERROR_PATH_NOT_FOUND
-        }
-        _ => HResult::ERROR_FILE_NOT_FOUND,
-    }
 }

@@ -64,8 +64,8 @@ fn check_file(
         Ok(false) if path.is_dir() => ("a directory".to_owned(), HResult::ERROR_BAD_PATHNAME),
         Ok(false) => ("something else".to_owned(), HResult::ERROR_BAD_PATHNAME),
         Err(error) => match error.kind() {
-            io::ErrorKind::NotFound => ("nothing".to_owned(), super::error::not_found(&path)),
-            _ => (error.to_string(), super::error::code_of(&error, &path)),
+            io::ErrorKind::NotFound => ("nothing".to_owned(), crate::error::not_found(&path)),
+            _ => (error.to_string(), crate::error::code_of(&error, &path)),
         },
     };
     let line = line_of(file, key, number);

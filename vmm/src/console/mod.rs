@@ -14,10 +14,12 @@ mod sink;
 
 use crate::config::Console;
 use crate::devices::serial::{InputRoom, SharedSerial};
+use crate::error::code_of;
 use crate::io::{Registry, Source};
 use crate::outcome::{Outcome, OutcomeSlot};
 use hub::{ConsoleHub, free_room, type_keys};
 pub use output::ConsoleOutput;
+use protocol::HResult;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -53,6 +55,17 @@ pub enum ConsoleError {
     /// No descriptor is left.
     #[error("cannot make the console")]
     Descriptor(#[from] io::Error),
+}
+
+impl ConsoleError {
+    /// The documented code of this error.
+    #[must_use]
+    pub fn code(&self) -> HResult {
+        match self {
+            Self::File { path, source } => code_of(source, path),
+            Self::Descriptor(_) => HResult::VM_E_OUT_OF_RESOURCE,
+        }
+    }
 }
 
 /// Where the console's output goes and its input comes from; it outlives the guest's reboots.
