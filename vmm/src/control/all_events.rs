@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 
 /// How often new machines are looked for.
 const LOOK: Duration = Duration::from_millis(250);
+/// How long is waited at first for all machines to begin to tell; one that hangs is heard later.
+const BEGINNING: Duration = Duration::from_secs(1);
 /// The shortest time of a timer.
 const TICK: Duration = Duration::from_nanos(1);
 
@@ -85,7 +87,20 @@ impl AllEvents {
     pub fn of(runtime: Runtime) -> Self {
         let mut all = Self { runtime, machines: VecDeque::new(), look: None, descriptor: None };
         all.look_for_machines();
+        let deadline = Instant::now() + BEGINNING;
+        while !all.have_begun() && Instant::now() < deadline {
+            // What cannot be waited for now is found out when there is somebody to tell.
+            if all.sleep(deadline.saturating_duration_since(Instant::now())).is_err() {
+                break;
+            }
+        }
         all
+    }
+
+    fn have_begun(&mut self) -> bool {
+        let mut begun = self.machines.iter_mut().map(|machine| machine.events.has_begun());
+        // Who cannot be heard at all is not waited for.
+        begun.all(|begun| begun.unwrap_or(true))
     }
 
     /// Waits for what is heard next, and says of which machine; none if nothing is within `timeout`.
@@ -151,7 +166,7 @@ impl AllEvents {
                 continue;
             }
             // One that is just starting is found again.
-            let events = Client::connect(&self.runtime, &name).and_then(Client::events);
+            let events = Client::connect(&self.runtime, &name).and_then(Client::ask_for_events);
             if let Ok(events) = events {
                 if let Some(descriptor) = &self.descriptor {
                     // If it cannot be waited for, it is heard when machines are looked for again.
@@ -167,22 +182,25 @@ impl AllEvents {
         for _ in 0..self.machines.len() {
             let Some(mut machine) = self.machines.pop_front() else { break };
             let name = machine.name.clone();
-            if std::mem::take(&mut machine.is_new) {
-                let info = Client::connect(&self.runtime, &name).and_then(|mut c| c.machine());
-                self.machines.push_back(machine);
-                return Ok(Some((name, Heard::Appeared(info.ok().map(|info| info.state)))));
-            }
-            match machine.events.take() {
-                Ok(notice) => {
-                    self.machines.push_back(machine);
-                    if let Some(notice) = notice {
-                        return Ok(Some((name, Heard::Notice(notice))));
+            let heard = match machine.events.has_begun() {
+                Ok(true) if std::mem::take(&mut machine.is_new) => {
+                    let asked = Client::connect(&self.runtime, &name).and_then(|mut c| c.machine());
+                    Some(Heard::Appeared(asked.ok().map(|info| info.state)))
+                }
+                Ok(true) => match machine.events.take() {
+                    Ok(notice) => notice.map(Heard::Notice),
+                    Err(error) if error.code == HResult::VM_E_VM_NOT_RUNNING => {
+                        return Ok(Some((name, Heard::Ended)));
                     }
-                }
-                Err(error) if error.code == HResult::VM_E_VM_NOT_RUNNING => {
-                    return Ok(Some((name, Heard::Ended)));
-                }
-                Err(error) => return Err(error),
+                    Err(error) => return Err(error),
+                },
+                Ok(false) => None,
+                // It was just starting or ending, or is crowded: it is found again.
+                Err(_) => continue,
+            };
+            self.machines.push_back(machine);
+            if let Some(heard) = heard {
+                return Ok(Some((name, heard)));
             }
         }
         Ok(None)

@@ -187,9 +187,19 @@ impl Client {
     ///
     /// # Errors
     /// The machine's process has ended.
-    pub fn events(mut self) -> Result<Events, CallError> {
-        self.act(Request::Events)?;
-        Ok(Events { client: self })
+    pub fn events(self) -> Result<Events, CallError> {
+        let mut events = self.ask_for_events()?;
+        match events.client.read()? {
+            Response::Done => events.begun = true,
+            other => return Err(unexpected(&other)),
+        }
+        Ok(events)
+    }
+
+    /// Asks for events and does not wait for the answer, which a process that hangs never gives.
+    pub(super) fn ask_for_events(mut self) -> Result<Events, CallError> {
+        self.send(&Call { version: VERSION, request: Request::Events, follow: false })?;
+        Ok(Events { client: self, begun: false })
     }
 
     /// Logs everyone off.
@@ -380,6 +390,8 @@ impl Read for AtOnce<'_> {
 /// Its descriptor is readable when there may be something to [take](Self::take).
 pub struct Events {
     client: Client,
+    /// Whether the machine has begun to tell.
+    begun: bool,
 }
 
 impl Events {
@@ -394,6 +406,18 @@ impl Events {
             Err(FrameError::Io(error)) if is_late(&error) => Ok(None),
             answer => notice(self.client.judge(answer)?).map(Some),
         }
+    }
+
+    /// Whether the machine has begun to tell; does not wait for that.
+    pub(super) fn has_begun(&mut self) -> Result<bool, CallError> {
+        if !self.begun {
+            match self.client.take()? {
+                Some(Response::Done) => self.begun = true,
+                Some(other) => return Err(unexpected(&other)),
+                None => {}
+            }
+        }
+        Ok(self.begun)
     }
 
     /// Takes what has happened, without waiting; none once all of it is taken, and only then the

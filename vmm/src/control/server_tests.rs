@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::MachineConfig;
+use crate::control::all_events::{AllEvents, Heard};
 use crate::control::client::Client;
 use crate::control::wire::{Call, Property, VERSION};
 use crate::events::{EventKind, LogoffType, Notice};
@@ -640,6 +641,20 @@ fn whoever_the_owner_lets_in_leaves_room_for_the_owner() {
     }
     drop(leave);
     crowd.join().unwrap();
+}
+
+#[test]
+fn a_process_that_hangs_keeps_nobody_from_hearing_other_machines() {
+    let world = World::new();
+    let hanging = world.runtime.claim("hangs").unwrap();
+    let _never_accepts = UnixListener::bind(hanging.control()).unwrap();
+    let begun = Instant::now();
+    let mut all = AllEvents::of(world.runtime.clone());
+    world.vm.events().publish(EventKind::OnReset);
+    let heard = all.next(Some(LIMIT)).unwrap();
+    let Some((name, Heard::Notice(Notice::Event(event)))) = heard else { panic!("{heard:?}") };
+    assert_eq!((name.as_str(), event.kind), ("Web", EventKind::OnReset));
+    assert!(begun.elapsed() < LIMIT, "{:?}", begun.elapsed());
 }
 
 #[test]
