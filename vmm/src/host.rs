@@ -127,9 +127,8 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        // Off already is as good. Clients see the end of their tasks while they are still served.
-        if let Ok(task) = self.vm.turn_off() {
-            task.wait(None);
-        }
+        // Nothing of the machine is left when its name is free. Clients see the end of their tasks
+        // while they are still served.
+        self.vm.turn_off_and_wait();
     }
 }

@@ -298,6 +298,16 @@ impl Vm {
         Ok(task)
     }
 
+    /// Turns the machine off if it is on, and waits until it is off, whoever turned it off.
+    pub(crate) fn turn_off_and_wait(&self) {
+        // Refused is who comes second: off already, or being turned off.
+        let _ = self.turn_off();
+        let mut life = self.inner.lock();
+        while self.inner.state.get() != VmState::TurnedOff {
+            life = self.inner.ended.wait(life).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
     /// Boots the machine anew, whatever its guest is doing: `IVMVirtualMachine::Reset`. The task
     /// is complete when the new boot has begun. A paused machine stays paused.
     ///
