@@ -17,6 +17,9 @@
 #include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -140,24 +143,47 @@ static vmm_hresult find(const char *name)
     return let_go(code, found);
 }
 
-/* A runtime folder that cannot be one is nothing that anybody expects. */
-static vmm_hresult start_nowhere(const char *kernel)
+/* Starts the machine with its runtime folder in another place. */
+static vmm_hresult start_in(const char *runtime)
 {
     struct vmm_virtual_pc_options options = {
-        .size = sizeof options, .data_dir = getenv("VMM_DATA_DIR"), .runtime_dir = kernel};
-    struct vmm_virtual_pc *nowhere = NULL;
+        .size = sizeof options, .data_dir = getenv("VMM_DATA_DIR"), .runtime_dir = runtime};
+    struct vmm_virtual_pc *elsewhere = NULL;
     struct vmm_machine *web = NULL;
-    char folder[4096];
     vmm_hresult code;
 
-    snprintf(folder, sizeof folder, "%s/run", kernel);
-    options.runtime_dir = folder;
-    ROW(vmm_virtual_pc_open(&options, &nowhere), S_OK, 0);
-    ROW(vmm_virtual_pc_find(nowhere, "web", &web), S_OK, 0);
+    ROW(vmm_virtual_pc_open(&options, &elsewhere), S_OK, 0);
+    ROW(vmm_virtual_pc_find(elsewhere, "web", &web), S_OK, 0);
     code = work(vmm_machine_startup, web);
     vmm_machine_release(web);
-    vmm_virtual_pc_release(nowhere);
+    vmm_virtual_pc_release(elsewhere);
     return code;
+}
+
+/* A file is where the runtime folder should be. */
+static vmm_hresult start_nowhere(const char *kernel)
+{
+    char folder[4096];
+
+    snprintf(folder, sizeof folder, "%s/run", kernel);
+    return start_in(folder);
+}
+
+/* A socket in place of the lock is nothing that anybody expects. */
+static vmm_hresult start_oddly(const char *kernel)
+{
+    struct sockaddr_un name = {.sun_family = AF_UNIX};
+    char folder[80];
+    int odd = socket(AF_UNIX, SOCK_STREAM, 0);
+
+    snprintf(folder, sizeof folder, "%s.run", kernel);
+    HOLDS(mkdir(folder, 0700) == 0);
+    snprintf(name.sun_path, sizeof name.sun_path, "%s/web", folder);
+    HOLDS(mkdir(name.sun_path, 0700) == 0);
+    snprintf(name.sun_path, sizeof name.sun_path, "%s/web/lock", folder);
+    HOLDS(bind(odd, (struct sockaddr *)&name, sizeof name) == 0);
+    close(odd);
+    return start_in(folder);
 }
 
 /* Adds something to a machine's definition. */
@@ -204,7 +230,8 @@ static void off(const char *kernel)
     ROW_WIN32(create("new", "/nowhere/kernel"), ERROR_PATH_NOT_FOUND, 0x80070003);
     ROW(create("new", NULL), E_INVALIDARG, 0x80070057);
     ROW(vmm_virtual_pc_task(pc, 0, &task), DISP_E_BADINDEX, 0x8002000B);
-    ROW(start_nowhere(kernel), DISP_E_EXCEPTION, 0x80020009);
+    ROW_WIN32(start_nowhere(kernel), ERROR_PATH_NOT_FOUND, 0x80070003);
+    ROW(start_oddly(kernel), DISP_E_EXCEPTION, 0x80020009);
     ROW(define(web, "\n[access]\nread = [\"" READER "\"]\n"), S_OK, 0);
 
     ROW(state(web, VMM_VM_STATE_TURNED_OFF), S_OK, 0);
