@@ -385,10 +385,6 @@ enum vmm_event_number
    */
   VMM_EVENT_NUMBER_ON_HEARTBEAT_STOPPED = 5,
   /**
-   * A value of the machine's configuration changed.
-   */
-  VMM_EVENT_NUMBER_ON_CONFIGURATION_CHANGED = 6,
-  /**
    * An agent is connected and has answered.
    */
   VMM_EVENT_NUMBER_ON_ADDITIONS_AVAILABLE = 9,

@@ -1,9 +1,12 @@
 //! Events: what happens to a machine, told to whoever subscribes.
 //!
 //! Numbers and names are those of `IVMVirtualMachineEvents` and `IVMVirtualPCEvents` of the Virtual PC
-//! API. Each subscriber
-//! has a queue of its own. One that does not take its events loses the oldest and is told how many;
-//! it slows down nobody, and above all not the machine.
+//! API. What cannot happen here has no number: a configuration changes only while nobody serves the
+//! machine (6), there is no video (7), and no agent says that it is being removed (8). The room that
+//! disks have is not watched (12).
+//!
+//! Each subscriber has a queue of its own. One that does not take its events loses the oldest and is
+//! told how many; it slows down nobody, and above all not the machine.
 
 use crate::state::VmState;
 use serde::{Deserialize, Serialize};
@@ -43,11 +46,6 @@ pub enum EventKind {
     OnTripleFault,
     /// The agent fell silent without a word.
     OnHeartbeatStopped,
-    /// A value of the machine's configuration changed.
-    OnConfigurationChanged {
-        /// Which one.
-        key: String,
-    },
     /// An agent is connected and has answered.
     OnAdditionsAvailable,
     /// The guest has shut down.
@@ -73,7 +71,6 @@ impl EventKind {
             Self::OnReset => 3,
             Self::OnTripleFault => 4,
             Self::OnHeartbeatStopped => 5,
-            Self::OnConfigurationChanged { .. } => 6,
             Self::OnAdditionsAvailable => 9,
             Self::OnGuestShutdown => 10,
             Self::OnGuestLogoff { .. } => 11,

@@ -59,8 +59,6 @@ pub enum VmmEventNumber {
     OnTripleFault = 4,
     /// The agent fell silent without a word.
     OnHeartbeatStopped = 5,
-    /// A value of the machine's configuration changed.
-    OnConfigurationChanged = 6,
     /// An agent is connected and has answered.
     OnAdditionsAvailable = 9,
     /// The guest has shut down.
@@ -77,7 +75,6 @@ impl From<&EventKind> for VmmEventNumber {
             EventKind::OnReset => Self::OnReset,
             EventKind::OnTripleFault => Self::OnTripleFault,
             EventKind::OnHeartbeatStopped => Self::OnHeartbeatStopped,
-            EventKind::OnConfigurationChanged { .. } => Self::OnConfigurationChanged,
             EventKind::OnAdditionsAvailable => Self::OnAdditionsAvailable,
             EventKind::OnGuestShutdown => Self::OnGuestShutdown,
             EventKind::OnGuestLogoff { .. } => Self::OnGuestLogoff,
@@ -231,7 +228,6 @@ mod tests {
             EventKind::OnReset,
             EventKind::OnTripleFault,
             EventKind::OnHeartbeatStopped,
-            EventKind::OnConfigurationChanged { key: "memory".into() },
             EventKind::OnAdditionsAvailable,
             EventKind::OnGuestShutdown,
             EventKind::OnGuestLogoff {

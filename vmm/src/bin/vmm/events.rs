@@ -58,7 +58,6 @@ fn words(event: &Event) -> String {
     let Event { machine, sequence, kind, .. } = event;
     let what = match kind {
         EventKind::OnStateChange { state } => format!("OnStateChange: {}", state.words()),
-        EventKind::OnConfigurationChanged { key } => format!("OnConfigurationChanged: {key}"),
         EventKind::OnGuestLogoff { logoff_type, user, session } => {
             format!("OnGuestLogoff: {user}, session {session} ({logoff_type:?})")
         }
