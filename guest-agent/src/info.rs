@@ -1,34 +1,28 @@
 //! What the guest's system says of itself: os-release(5), uname(2) and logind.
 
-use crate::command::Programs;
+use crate::logind::LoginManager;
 use crate::process::read_at_most;
 use crate::sessions::clean;
 use protocol::info::OsInfo;
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::system::uname;
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
 
 /// Bytes of an os-release file that are read.
 const MAX_OS_RELEASE: usize = 64 * 1024;
-/// How long a question to logind may take.
-const LOGIND_WITHIN: Duration = Duration::from_secs(2);
-/// Sessions that are looked at for a locked screen.
-const MAX_SESSIONS: usize = 64;
-/// The folder that is there where logind, or elogind, runs: sd_login(3).
-const LOGIND: &str = "run/systemd/seats";
 
 /// A guest's system.
 #[derive(Clone, Debug)]
 pub struct Info {
     root: PathBuf,
-    programs: Programs,
 }
 
 impl Default for Info {
     fn default() -> Self {
-        Self::new("/", Programs::default())
+        Self::new("/")
     }
 }
 
@@ -44,8 +38,8 @@ struct Kernel {
 impl Info {
     /// The system whose files are below `root`.
     #[must_use]
-    pub fn new(root: impl Into<PathBuf>, programs: Programs) -> Self {
-        Self { root: root.into(), programs }
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
     }
 
     /// What it says of itself.
@@ -69,38 +63,14 @@ impl Info {
     /// # Errors
     /// logind is there and does not answer.
     pub fn screen_locked(&self) -> io::Result<Option<bool>> {
-        if !self.root.join(LOGIND).is_dir() || self.programs.find("loginctl").is_none() {
-            return Ok(None);
+        // Nobody waits for it.
+        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        match LoginManager::connect(&self.root, wake) {
+            Ok(manager) => Ok(Some(manager.is_screen_locked()?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
         }
-        let list = self.loginctl(&["list-sessions", "--no-legend", "--no-pager"])?;
-        let ids = list.lines().filter_map(|line| line.split_whitespace().next());
-        let ids = ids.filter(|id| id.bytes().all(|b| b.is_ascii_alphanumeric()));
-        let mut arguments = vec!["show-session", "--property=Class", "--property=LockedHint"];
-        let options = arguments.len();
-        arguments.extend(ids.take(MAX_SESSIONS));
-        if arguments.len() == options {
-            return Ok(Some(false));
-        }
-        Ok(Some(is_locked(&self.loginctl(&arguments)?)))
     }
-
-    fn loginctl(&self, arguments: &[&str]) -> io::Result<String> {
-        let ended = self.programs.run("loginctl", arguments, LOGIND_WITHIN)?;
-        // A session that has gone meanwhile is a failure, but what is said of the others holds.
-        if ended.success || ended.output.contains("LockedHint=") {
-            return Ok(ended.output);
-        }
-        let text = format!("loginctl: {}", clean(ended.output.trim().as_bytes()));
-        Err(io::Error::other(text))
-    }
-}
-
-/// Whether one of the sessions that `loginctl show-session` describes is a user's and locked.
-fn is_locked(sessions: &str) -> bool {
-    sessions.split("\n\n").any(|session| {
-        let has = |line| session.lines().any(|one| one == line);
-        has("LockedHint=yes") && session.lines().any(|line| line.starts_with("Class=user"))
-    })
 }
 
 fn describe(os_release: &HashMap<String, String>, kernel: Kernel) -> OsInfo {
@@ -148,8 +118,6 @@ fn unquote(word: &str) -> String {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::fs;
-    use std::os::unix::fs::PermissionsExt;
 
     fn kernel() -> Kernel {
         Kernel {
@@ -186,43 +154,6 @@ mod tests {
         let info = Info::default().os_info();
         assert_eq!(info.architecture, "x86_64");
         assert!(!info.computer_name.is_empty() && !info.name.is_empty());
-    }
-
-    #[test]
-    fn only_a_users_session_that_says_so_is_locked() {
-        let sessions = "Class=user\nLockedHint=no\n\nClass=user\nLockedHint=yes\n";
-        assert!(is_locked(sessions));
-        assert!(is_locked("LockedHint=yes\nClass=user-early"));
-        assert!(!is_locked("Class=user\nLockedHint=no\n\nClass=greeter\nLockedHint=yes\n"));
-        assert!(!is_locked(""));
-    }
-
-    /// A system with a `loginctl` that is `script`.
-    fn system(script: &str) -> (tempfile::TempDir, Info) {
-        let folder = tempfile::tempdir().unwrap();
-        fs::create_dir_all(folder.path().join(LOGIND)).unwrap();
-        let program = folder.path().join("loginctl");
-        fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-        let info = Info::new(folder.path(), Programs::of([folder.path()]));
-        (folder, info)
-    }
-
-    #[test]
-    fn logind_is_asked_about_every_session_and_only_where_it_runs() {
-        let (_folder, info) = system(
-            "case $1 in list-sessions) echo '  2 1000 alice seat0 tty1'; echo '$(x) 0 root';; \
-             show-session) [ \"$4\" = 2 ] && [ $# = 4 ] && echo Class=user && \
-             echo LockedHint=yes;; esac",
-        );
-        assert_eq!(info.screen_locked().unwrap(), Some(true));
-        let (_folder, info) = system("true");
-        assert_eq!(info.screen_locked().unwrap(), Some(false), "nobody is logged on");
-        let (folder, info) = system("true");
-        fs::remove_dir_all(folder.path().join("run")).unwrap();
-        assert_eq!(info.screen_locked().unwrap(), None);
-        let (_folder, info) = system("echo 'no bus' >&2; exit 1");
-        assert_eq!(info.screen_locked().unwrap_err().to_string(), "loginctl: no bus");
     }
 
     proptest! {

@@ -4,11 +4,11 @@
 //! lines to standard error, and dials the host until it is told to go.
 
 use guest_agent::dial::serve_forever;
-use guest_agent::process::{Scope, read_at_most};
+use guest_agent::process::read_at_most;
 use guest_agent::serve::Agent;
 use guest_agent::services::Services;
 use guest_agent::sessions::clean;
-use guest_agent::sessions::united::{Paths, UtmpProc};
+use guest_agent::sessions::guest::Guest;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -39,8 +39,7 @@ fn main() -> ExitCode {
 /// The agent of this guest and this boot.
 fn agent() -> io::Result<Agent> {
     let boot_id = read_at_most(Path::new("/proc/sys/kernel/random/boot_id"), 64)?;
-    let backend = UtmpProc::new(Paths::default(), Scope::Everyone);
-    let agent = Agent::new(Arc::new(backend), clean(boot_id.trim_ascii()));
+    let agent = Agent::choosing(Arc::new(Guest::here(log)), clean(boot_id.trim_ascii()));
     Ok(agent.with_services(Services::of_guest()).with_log(log))
 }
 

@@ -6,7 +6,7 @@
 
 use crate::logoff::{self, Control, Lost};
 use crate::services::{Services, rejected};
-use crate::sessions::{Backend, rows};
+use crate::sessions::{Backend, Backends, rows};
 use crate::wire::{Heard, Reader, Wire, split};
 use protocol::frame::{FrameError, MAX_FRAME};
 use protocol::hello::{Hello, LOGOFF, SESSIONS};
@@ -55,7 +55,7 @@ pub enum ServeError {
 /// An agent: what it knows, apart from any connection.
 #[derive(Clone)]
 pub struct Agent {
-    backend: Arc<dyn Backend>,
+    backends: Arc<dyn Backends>,
     boot_id: String,
     services: Arc<Services>,
     log: fn(&str),
@@ -66,8 +66,14 @@ impl Agent {
     /// all that it can do.
     #[must_use]
     pub fn new(backend: Arc<dyn Backend>, boot_id: impl Into<String>) -> Self {
+        Self::choosing(Arc::new(backend), boot_id)
+    }
+
+    /// The same, with the backend of `backends` that serves when something is asked.
+    #[must_use]
+    pub fn choosing(backends: Arc<dyn Backends>, boot_id: impl Into<String>) -> Self {
         let services = Arc::new(Services::default());
-        Self { backend, boot_id: boot_id.into(), services, log: |_| () }
+        Self { backends, boot_id: boot_id.into(), services, log: |_| () }
     }
 
     /// The same agent with these services.
@@ -256,7 +262,8 @@ impl Agent {
         let going_down = if request.forced {
             work.going_down.iter().any(|going| going.forced)
         } else {
-            !work.going_down.is_empty() || self.backend.going_down()
+            !work.going_down.is_empty()
+                || self.backends.choose().is_ok_and(|(backend, _)| backend.going_down())
         };
         let what = match request.action {
             PowerAction::Shutdown => "shutdown",
@@ -281,10 +288,10 @@ impl Agent {
     }
 
     fn sessions(&self, id: u64) -> AgentMessage {
-        match self.backend.list() {
-            Ok(listing) => {
+        match self.backends.choose() {
+            Ok((backend, listing)) => {
                 let (sessions, omitted) = rows(listing.counted, MAX_FRAME / 4 * 3);
-                let backend = self.backend.name().into();
+                let backend = backend.name().into();
                 AgentMessage::Sessions { id, backend, sessions, omitted }
             }
             Err(error) => refused(id, format!("sessions cannot be listed: {error}")),
@@ -317,7 +324,7 @@ impl Agent {
                     Lost
                 })
             };
-            if logoff::run(&*self.backend, id, &request, &held, &mut send).is_err() {
+            if logoff::run(&*self.backends, id, &request, &held, &mut send).is_err() {
                 (self.log)("logoff left where it was: connection lost");
             }
         })?;
@@ -340,9 +347,7 @@ impl Agent {
 
 impl std::fmt::Debug for Agent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let backend = self.backend.name();
         f.debug_struct("Agent")
-            .field("backend", &backend)
             .field("boot_id", &self.boot_id)
             .field("services", &self.services)
             .finish_non_exhaustive()

@@ -4,7 +4,7 @@ mod world;
 
 use guest_agent::process::{Handle, Identity};
 use guest_agent::sessions::united::UtmpProc;
-use guest_agent::sessions::{Backend, Known, Listing, Member, Sent};
+use guest_agent::sessions::{Backend, Known, Listing, Sent, Sight};
 use protocol::HResult;
 use protocol::message::{AgentMessage, HostMessage, LogoffRequest, Request, Resume};
 use protocol::task::{Outcome, SessionSummary, TaskResult};
@@ -97,7 +97,7 @@ impl Backend for Forbidden {
         self.0.list()
     }
 
-    fn look(&self, sessions: &[Known<'_>]) -> io::Result<Vec<Vec<Member>>> {
+    fn look(&self, sessions: &[Known<'_>]) -> io::Result<Vec<Sight>> {
         self.0.look(sessions)
     }
 

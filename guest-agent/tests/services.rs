@@ -3,7 +3,6 @@
 mod world;
 
 use guest_agent::clock::GuestClock;
-use guest_agent::command::Programs;
 use guest_agent::info::Info;
 use guest_agent::parameters::Store;
 use guest_agent::power::{Init, Power, Stage};
@@ -79,7 +78,7 @@ type Told = Receiver<(PowerAction, bool)>;
 fn host(world: &World, fails: bool) -> (Host, Told) {
     let (sender, told) = mpsc::channel();
     let init = Fake { told: Mutex::new(sender), fails };
-    let info = Info::new(world.path("root"), Programs::of([world.path("none")]));
+    let info = Info::new(world.path("root"));
     let services = Services {
         power: Some(Power::new(Box::new(init), info.clone())),
         info: Some(info),

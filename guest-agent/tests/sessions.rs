@@ -141,9 +141,9 @@ impl Guest {
     fn members(&self, sessions: &[SessionSummary], seen: &HashSet<Identity>) -> Vec<Vec<u32>> {
         let known: Vec<Known<'_>> =
             sessions.iter().map(|session| Known { session, seen }).collect();
-        let sorted = |members: Vec<guest_agent::sessions::Member>| {
+        let sorted = |sight: guest_agent::sessions::Sight| {
             let mut numbers: Vec<u32> =
-                members.iter().map(|member| member.identity.pid - BASE).collect();
+                sight.members.iter().map(|member| member.identity.pid - BASE).collect();
             numbers.sort_unstable();
             numbers
         };
@@ -186,8 +186,12 @@ fn a_login_that_waits_for_its_shell_in_the_same_session_is_one_session_of_the_us
     assert_eq!(session.id, format!("tty1-{}", BASE + 500));
     let known = Known { session, seen: &HashSet::new() };
     let members = guest.backend().look(&[known]).unwrap().remove(0);
-    let doors: Vec<&str> =
-        members.iter().filter(|member| member.door).map(|member| member.comm.as_str()).collect();
+    let doors: Vec<&str> = members
+        .members
+        .iter()
+        .filter(|member| member.door)
+        .map(|member| member.comm.as_str())
+        .collect();
     assert_eq!(doors, ["login"]);
 }
 

@@ -13,8 +13,13 @@
 //! `login` and `sshd`, which let the user in, clean up after the user when the shell has ended: they
 //! close the PAM session and the utmp record. So these doors are signalled only once they have been
 //! alone for a moment and are still there.
+//!
+//! Where a login manager keeps the sessions it is told first, and a session goes on as long as it
+//! says so. When all sessions of a user have ended the user's service manager is stopped too, or
+//! kept for a reason.
 
 mod control;
+mod managers;
 mod stopwatch;
 mod tracked;
 mod work;
@@ -22,13 +27,13 @@ mod work;
 pub use control::{Control, Lost};
 
 use crate::process::{Identity, TICKS_PER_SECOND};
-use crate::sessions::Backend;
+use crate::sessions::{Backend, Backends, Listing};
 use control::Stop;
+use managers::Managers;
 use protocol::HResult;
 use protocol::message::{AgentMessage, LogoffRequest};
 use protocol::task::TaskResult;
 use rustix::time::{ClockId, clock_gettime};
-use std::io;
 use tracked::Tracked;
 use work::{End, Work};
 
@@ -41,20 +46,26 @@ pub type Send<'a> = &'a mut dyn FnMut(AgentMessage) -> Result<(), Lost>;
 /// The connection ended, or `control` was told so: the operation has stopped acting, wherever it
 /// was. The host sends it again over the next connection.
 pub fn run(
-    backend: &dyn Backend,
+    backends: &dyn Backends,
     id: u64,
     request: &LogoffRequest,
     control: &Control,
     send: Send<'_>,
 ) -> Result<(), Lost> {
-    let sessions = match begin(backend, request) {
-        Ok(sessions) => sessions,
+    let begun = backends.choose().and_then(|(backend, listing)| {
+        let sessions = begin(&*backend, request, listing);
+        let snapshot: Vec<_> = sessions.iter().map(|one| &one.report.session).collect();
+        let managers = Managers::new(backend.managers(&snapshot)?);
+        Ok((backend, sessions, managers))
+    });
+    let (backend, sessions, managers) = match begun {
+        Ok(begun) => begun,
         Err(error) => {
             let text = format!("sessions cannot be counted: {error}");
             return send(AgentMessage::Rejected { id, error: HResult::DISP_E_EXCEPTION, text });
         }
     };
-    let mut work = Work::new(backend, id, request, control, send, sessions);
+    let mut work = Work::new(&*backend, id, request, control, send, sessions, managers);
     let end = match work.accept().and_then(|()| work.carry_out()) {
         Ok(end) => end,
         Err(Stop::Cancelled) => {
@@ -70,9 +81,9 @@ pub fn run(
 }
 
 /// The snapshot: counted now, or taken over from an operation that was interrupted.
-fn begin(backend: &dyn Backend, request: &LogoffRequest) -> io::Result<Vec<Tracked>> {
+fn begin(backend: &dyn Backend, request: &LogoffRequest, listing: Listing) -> Vec<Tracked> {
     let Some(resume) = &request.resume else {
-        return Ok(backend.list()?.counted.into_iter().map(Tracked::new).collect());
+        return listing.counted.into_iter().map(Tracked::new).collect();
     };
     let asked = resume.committed_ms.is_some();
     let sessions = resume.sessions.iter().map(|report| {
@@ -83,7 +94,7 @@ fn begin(backend: &dyn Backend, request: &LogoffRequest) -> io::Result<Vec<Track
         });
         Tracked::resumed(report.clone(), asked, survivors.collect())
     });
-    Ok(sessions.collect())
+    sessions.collect()
 }
 
 /// Whether `process` started more than `milliseconds` ago.

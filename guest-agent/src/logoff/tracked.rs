@@ -1,7 +1,7 @@
 //! One session of a logoff: who is left in it, who has been signalled, and how it ended.
 
 use crate::process::{Handle, Identity};
-use crate::sessions::{Known, Member, Sent};
+use crate::sessions::{Known, Member, Sent, Sight};
 use protocol::task::{MAX_SURVIVORS, Outcome, Process, SessionReport, SessionSummary};
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -28,6 +28,10 @@ pub(super) struct Tracked {
     /// Its processes, as of the latest look.
     pub(super) seen: HashSet<Identity>,
     members: Vec<Member>,
+    /// Whether it goes on for whoever keeps the sessions, as of the latest look.
+    open: bool,
+    /// Whether that one was asked to end it, with somebody in it and with nobody.
+    terminated: [bool; 2],
     asked: HashSet<Identity>,
     killed: HashSet<Identity>,
     /// Processes that the kernel would not let the agent kill.
@@ -64,6 +68,8 @@ impl Tracked {
             report,
             seen,
             members: Vec::new(),
+            open: true,
+            terminated: [false; 2],
             asked: HashSet::new(),
             killed: HashSet::new(),
             denied: HashSet::new(),
@@ -88,15 +94,50 @@ impl Tracked {
     pub(super) fn is(&self, session: &SessionSummary) -> bool {
         let own = &self.report.session;
         let leader = Identity { pid: session.leader, start: session.leader_start };
-        (own.leader, own.leader_start) == (leader.pid, leader.start) || self.seen.contains(&leader)
+        // One whose leader has gone is known by its name.
+        let same = if leader.pid == 0 {
+            own.id == session.id
+        } else {
+            (own.leader, own.leader_start) == (leader.pid, leader.start)
+        };
+        same || self.seen.contains(&leader)
     }
 
-    /// Takes in what a look has found, and whether the look before it found nobody. `elapsed` is
+    /// Whether nobody is left in it, and it still goes on for whoever keeps the sessions.
+    fn is_hollow(&self) -> bool {
+        self.members.is_empty() && self.open
+    }
+
+    /// Whether it seems to be over, and is to be looked at once more.
+    pub(super) fn is_quiet(&self) -> bool {
+        !self.has_ended() && self.members.is_empty() && !self.open
+    }
+
+    /// Whether whoever keeps the sessions is to be asked now to end it: once while somebody is in
+    /// it, and once when nobody has been for a moment. Says which.
+    pub(super) fn termination_due(&mut self) -> Option<bool> {
+        let hollow = self.is_hollow();
+        let waiting = hollow && self.doors_since.is_some_and(|since| since.elapsed() < LINGER);
+        let terminated = &mut self.terminated[usize::from(hollow)];
+        if waiting || *terminated || self.report.outcome.is_some() {
+            return None;
+        }
+        *terminated = true;
+        Some(hollow)
+    }
+
+    /// Notes that its end has been taken on, so that nobody who is in it now has to be asked.
+    pub(super) fn taken_on(&mut self) {
+        self.asked.extend(&self.seen);
+        self.was_asked = true;
+    }
+
+    /// Takes in what a look has found, and whether it was over for the look before it. `elapsed` is
     /// the time since the commit.
     pub(super) fn update(
         &mut self,
-        members: Vec<Member>,
-        was_empty: bool,
+        Sight { members, open }: Sight,
+        was_over: bool,
         elapsed: Option<Duration>,
     ) {
         self.seen = members.iter().map(|member| member.identity).collect();
@@ -109,11 +150,12 @@ impl Tracked {
             None => Some(Instant::now()),
         };
         self.members = members;
-        if !self.members.is_empty() {
+        self.open = open;
+        if !self.members.is_empty() || open {
             // Thought ended, and is not: it is worked on again.
             self.report.outcome = None;
             self.report.milliseconds = None;
-        } else if was_empty && !self.has_ended() {
+        } else if was_over && !self.has_ended() {
             self.report.outcome = Some(match (self.was_killed, self.was_asked) {
                 (true, _) => Outcome::Killed,
                 (false, true) => Outcome::Terminated,

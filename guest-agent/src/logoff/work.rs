@@ -2,17 +2,19 @@
 
 use super::Send;
 use super::control::{Control, Lost, Stop};
+use super::managers::{Managers, Step};
 use super::stopwatch::Stopwatch;
 use super::tracked::{Phase, Tracked};
 use crate::process::{Handle, Identity};
-use crate::sessions::{Backend, Known, Listing, Member, clean, rows};
+use crate::sessions::{Backend, Known, Listing, Sight, clean, rows};
 use protocol::HResult;
 use protocol::frame::MAX_FRAME;
 use protocol::message::{AgentMessage, Done, LogoffRequest, Progress};
-use protocol::task::TaskResult;
+use protocol::task::{SessionSummary, TaskResult};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use std::collections::HashMap;
+use rustix::process::Signal;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -25,6 +27,9 @@ const PAUSE: Duration = Duration::from_millis(20);
 const MAX_WATCHED: usize = 512;
 /// Processes that are held at once in order to be signalled.
 const BATCH: usize = 256;
+
+/// Bytes of the last message that each of its four lists may have.
+const ROOM: usize = MAX_FRAME / 5;
 
 /// How an operation ended.
 pub(super) struct End {
@@ -47,6 +52,7 @@ pub(super) struct Work<'a> {
     control: &'a Control,
     send: Send<'a>,
     sessions: Vec<Tracked>,
+    managers: Managers,
     watched: HashMap<Identity, Handle>,
     /// Runs from the commit on, also where an earlier agent committed.
     committed: Option<Stopwatch>,
@@ -63,6 +69,7 @@ impl<'a> Work<'a> {
         control: &'a Control,
         send: Send<'a>,
         sessions: Vec<Tracked>,
+        managers: Managers,
     ) -> Self {
         Self {
             backend,
@@ -71,6 +78,7 @@ impl<'a> Work<'a> {
             control,
             send,
             sessions,
+            managers,
             watched: HashMap::new(),
             committed: None,
             looked: Instant::now(),
@@ -84,7 +92,7 @@ impl<'a> Work<'a> {
             id: self.id,
             backend: self.backend.name().into(),
             sessions: self.sessions.len() as u32,
-            managers: 0,
+            managers: self.managers.to_stop(),
         })?;
         self.report()
     }
@@ -139,8 +147,9 @@ impl<'a> Work<'a> {
         let deadline = Duration::from_millis(self.request.deadline_ms);
         loop {
             self.look()?;
+            self.settle_managers(grace)?;
             self.tick()?;
-            if self.sessions.iter().all(Tracked::has_ended) {
+            if self.sessions.iter().all(Tracked::has_ended) && self.managers.are_settled() {
                 return Ok(End::new(TaskResult::Success, HResult::S_OK, ""));
             }
             let elapsed = self.elapsed().unwrap_or_default();
@@ -149,13 +158,56 @@ impl<'a> Work<'a> {
             }
             let phase = if elapsed < grace { Phase::Ask } else { Phase::Kill };
             self.signal(phase)?;
-            if phase == Phase::Kill && self.sessions.iter().all(Tracked::is_hopeless) {
+            let left = self.sessions.iter().any(|one| !one.has_ended());
+            if phase == Phase::Kill && left && self.sessions.iter().all(Tracked::is_hopeless) {
                 return self.give_up(TaskResult::UnexpectedError, HResult::ERROR_ACCESS_DENIED);
             }
             self.watch()?;
             let next = if phase == Phase::Ask { grace.min(deadline) } else { deadline };
             self.wait(next.saturating_sub(elapsed))?;
         }
+    }
+
+    /// Stops the managers of those users who have no session any more.
+    fn settle_managers(&mut self, grace: Duration) -> Result<(), Stop> {
+        let lasting = |uid| {
+            let mut sessions = self.sessions.iter();
+            sessions.any(|one| one.report.session.uid == uid && !one.has_ended())
+        };
+        let is_due = |one: &&SessionSummary| self.managers.awaits(one.uid) && !lasting(one.uid);
+        let snapshot: Vec<_> = self.sessions.iter().map(|one| &one.report.session).collect();
+        if !snapshot.iter().any(is_due) {
+            return Ok(());
+        }
+        let mut managers = self.backend.managers(&snapshot).map_err(Stop::Failed)?;
+        managers.retain(|manager| !lasting(manager.uid));
+        let elapsed = self.elapsed().unwrap_or_default();
+        for manager in managers {
+            let uid = manager.uid;
+            match self.managers.update(manager, elapsed, grace) {
+                Step::Wait => {}
+                Step::Stop => {
+                    if let Err(error) = self.backend.stop_manager(uid) {
+                        self.managers.keep(uid, clean(error.to_string().as_bytes()));
+                    }
+                }
+                Step::Kill(due) => self.kill(&due)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Kills these, without regard to what comes of it: the next look says that.
+    fn kill(&mut self, due: &[Identity]) -> Result<(), Stop> {
+        for identity in due {
+            match self.backend.hold(*identity) {
+                Ok(Some(handle)) => drop(handle.signal(Signal::KILL)),
+                Ok(None) => {}
+                Err(error) if is_passing(&error) => break,
+                Err(error) => return Err(Stop::Failed(error)),
+            }
+        }
+        Ok(())
     }
 
     /// The time since the commit.
@@ -165,26 +217,33 @@ impl<'a> Work<'a> {
 
     /// Looks at every session anew, and twice where one seems to have ended.
     fn look(&mut self) -> Result<(), Stop> {
-        let first = self.members()?;
+        // First, so that what changes from now on is not overlooked.
+        self.backend.clear();
+        let first = self.sights()?;
         let mut ended = first.iter().zip(&self.sessions);
         let mut second = None;
-        if ended.any(|(members, tracked)| members.is_empty() && !tracked.has_ended()) {
-            second = Some(self.members()?);
+        if ended.any(|(sight, tracked)| sight.is_over() && !tracked.has_ended()) {
+            second = Some(self.sights()?);
         }
         let elapsed = self.elapsed();
-        let was_empty: Vec<bool> = first.iter().map(Vec::is_empty).collect();
-        let members = second.unwrap_or(first);
-        for ((tracked, members), was_empty) in self.sessions.iter_mut().zip(members).zip(was_empty)
-        {
-            tracked.update(members, was_empty, elapsed);
+        let was_over: Vec<bool> = first.iter().map(Sight::is_over).collect();
+        let sights = second.unwrap_or(first);
+        for ((tracked, sight), was_over) in self.sessions.iter_mut().zip(sights).zip(was_over) {
+            tracked.update(sight, was_over, elapsed);
         }
         self.looked = Instant::now();
-        let sessions = &self.sessions;
-        self.watched.retain(|identity, _| sessions.iter().any(|one| one.seen.contains(identity)));
+        let left: HashSet<Identity> = self.left().collect();
+        self.watched.retain(|identity, _| left.contains(identity));
         self.report()
     }
 
-    fn members(&self) -> Result<Vec<Vec<Member>>, Stop> {
+    /// The processes that are left, as far as they are waited for.
+    fn left(&self) -> impl Iterator<Item = Identity> {
+        let seen = self.sessions.iter().flat_map(|tracked| &tracked.seen).copied();
+        seen.chain(self.managers.members())
+    }
+
+    fn sights(&self) -> Result<Vec<Sight>, Stop> {
         let sessions: Vec<Known<'_>> = self.sessions.iter().map(Tracked::known).collect();
         self.backend.look(&sessions).map_err(Stop::Failed)
     }
@@ -192,6 +251,11 @@ impl<'a> Work<'a> {
     /// Sends what is due in `phase` to whom it is due.
     fn signal(&mut self, phase: Phase) -> Result<(), Stop> {
         for tracked in &mut self.sessions {
+            if let Some(is_empty) = tracked.termination_due()
+                && self.backend.terminate(&tracked.report.session, is_empty)
+            {
+                tracked.taken_on();
+            }
             let due = tracked.due(phase);
             for batch in due.chunks(BATCH) {
                 let mut handles = Vec::with_capacity(batch.len());
@@ -218,13 +282,15 @@ impl<'a> Work<'a> {
 
     /// Takes a hold on the processes that nobody watches yet.
     fn watch(&mut self) -> Result<(), Stop> {
-        for identity in self.sessions.iter().flat_map(|tracked| &tracked.seen) {
+        let unwatched: Vec<Identity> =
+            self.left().filter(|one| !self.watched.contains_key(one)).collect();
+        for identity in unwatched {
             if self.watched.len() >= MAX_WATCHED {
                 break;
             }
-            if !self.watched.contains_key(identity) {
-                match self.backend.hold(*identity) {
-                    Ok(handle) => self.watched.extend(handle.map(|handle| (*identity, handle))),
+            if !self.watched.contains_key(&identity) {
+                match self.backend.hold(identity) {
+                    Ok(handle) => self.watched.extend(handle.map(|handle| (identity, handle))),
                     Err(error) if is_passing(&error) => break,
                     Err(error) => return Err(Stop::Failed(error)),
                 }
@@ -233,23 +299,24 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// Waits until all watched processes of some session have ended, but not longer than `limit`
-    /// and not longer than a tick.
+    /// Waits until all watched processes of some session have ended, or the backend has heard of a
+    /// change, but not longer than `limit` and not longer than a tick.
     fn wait(&mut self, limit: Duration) -> Result<(), Stop> {
         let until = self.looked + limit.min(TICK).max(PAUSE);
         let earliest = self.looked + PAUSE;
-        // One that seems empty is looked at again soon.
-        let mut quiet = self.sessions.iter().any(|one| !one.has_ended() && one.seen.is_empty());
+        // One that seems to be over is looked at again soon.
+        let mut quiet = self.managers.is_quiet() || self.sessions.iter().any(Tracked::is_quiet);
         loop {
             let end = if quiet { earliest } else { until };
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(());
             }
-            let ended = self.poll(left)?;
+            let (ended, changed) = self.poll(left)?;
             if let Some(stop) = self.control.stop() {
                 return Err(stop);
             }
+            quiet = quiet || changed;
             for identity in ended {
                 self.watched.remove(&identity);
                 quiet = quiet || self.was_last(identity);
@@ -257,14 +324,18 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Whether nothing that is watched is left of the session that `ended` was in.
+    /// Whether nothing that is watched is left of the session that `ended` was in, or of the
+    /// managers.
     fn was_last(&self, ended: Identity) -> bool {
         let mut sessions = self.sessions.iter().filter(|one| one.seen.contains(&ended));
         sessions.any(|one| !one.seen.iter().any(|left| self.watched.contains_key(left)))
+            || self.managers.members().any(|member| member == ended)
+                && !self.managers.members().any(|left| self.watched.contains_key(&left))
     }
 
-    /// The watched processes that have ended; waits for one, for the control, or for `limit`.
-    fn poll(&self, limit: Duration) -> Result<Vec<Identity>, Stop> {
+    /// The watched processes that have ended, and whether the backend has heard of a change; waits
+    /// for one of these, for the control, or for `limit`.
+    fn poll(&self, limit: Duration) -> Result<(Vec<Identity>, bool), Stop> {
         let mut identities = Vec::with_capacity(self.watched.len());
         let mut fds = Vec::with_capacity(self.watched.len() + 1);
         for (identity, handle) in &self.watched {
@@ -272,19 +343,24 @@ impl<'a> Work<'a> {
             fds.push(handle.poll_fd());
         }
         fds.push(PollFd::from_borrowed_fd(self.control.as_fd(), PollFlags::IN));
+        let changes = self.backend.changes();
+        fds.extend(changes.map(|changes| PollFd::from_borrowed_fd(changes, PollFlags::IN)));
         let timeout =
             Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: i64::from(limit.subsec_nanos()) };
         match poll(&mut fds, Some(&timeout)) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(Stop::Failed(error.into())),
         }
-        let ended = identities.into_iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty());
-        Ok(ended.map(|(identity, _)| identity).collect())
+        let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
+        let changed = fds.get(identities.len() + 1).is_some_and(is_ready);
+        let ended = identities.into_iter().zip(&fds).filter(|(_, fd)| is_ready(fd));
+        Ok((ended.map(|(identity, _)| identity).collect(), changed))
     }
 
     /// At least once a second: names who is still there, and says how far the work is.
     fn tick(&mut self) -> Result<(), Stop> {
-        let done = self.sessions.iter().filter(|tracked| tracked.has_ended()).count() as u32;
+        let ended = self.sessions.iter().filter(|tracked| tracked.has_ended()).count() as u32;
+        let done = ended + self.managers.settled();
         let due = self.ticked.is_none_or(|ticked| ticked.elapsed() >= TICK);
         if !due && done <= self.done {
             return Ok(());
@@ -316,21 +392,20 @@ impl<'a> Work<'a> {
 
     /// Ends with sessions that are still there, and names them.
     fn give_up(&mut self, result: TaskResult, error: HResult) -> Result<End, Stop> {
-        let left: Vec<String> = self.sessions.iter_mut().filter_map(Tracked::remain).collect();
+        let mut left: Vec<String> = self.sessions.iter_mut().filter_map(Tracked::remain).collect();
         self.report()?;
-        let text = format!(
-            "{} of {} sessions remain: {}",
-            left.len(),
-            self.sessions.len(),
-            left.join(", ")
-        );
+        let count = left.len();
+        left.append(&mut self.managers.give_up());
+        let left = left.join(", ");
+        let text = format!("{count} of {} sessions remain: {left}", self.sessions.len());
         Ok(End::new(result, error, &text))
     }
 
     pub(super) fn finish(self, end: End) -> Result<(), Lost> {
         let mut listing = self.backend.list().unwrap_or_default();
         listing.counted.retain(|session| !self.sessions.iter().any(|tracked| tracked.is(session)));
-        let rows = |sessions| rows(sessions, MAX_FRAME / 4).0;
+        let managers = rows(self.managers.reports(), ROOM).0;
+        let rows = |sessions| rows(sessions, ROOM).0;
         let Listing { counted, ignored, stale } = listing;
         let End { result, error, text } = end;
         (self.send)(AgentMessage::Done(Done {
@@ -338,7 +413,7 @@ impl<'a> Work<'a> {
             result,
             error,
             text,
-            managers: Vec::new(),
+            managers,
             relogins: rows(counted),
             ignored: rows(ignored),
             stale: rows(stale),

@@ -182,7 +182,6 @@ fn has_given_up(up_since: &mut Option<Instant>, stage: Stage, now: Instant) -> b
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::Programs;
     use std::sync::{Arc, Mutex, mpsc};
 
     /// An init that does nothing but remember.
@@ -223,7 +222,7 @@ mod tests {
     ) -> (Option<(TaskResult, HResult)>, Told) {
         let told = Arc::default();
         let init = Fake { stage, answer, told: Arc::clone(&told) };
-        let nowhere = Info::new("/nonexistent", Programs::of(["/nonexistent"]));
+        let nowhere = Info::new("/nonexistent");
         let (_, connection) = mpsc::channel();
         let power = Power::new(Box::new(init), nowhere);
         let done = power.run(7, PowerRequest { action, forced }, false, &connection);

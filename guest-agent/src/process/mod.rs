@@ -28,6 +28,8 @@ const STAT_BYTES: usize = 2048;
 const STATUS_BYTES: usize = 2048;
 /// Bytes of a command line that are looked at.
 const TITLE_BYTES: usize = 256;
+/// Bytes of a `cgroup` file that are read: one line for each hierarchy.
+const CGROUP_BYTES: usize = 16 * 1024;
 /// The audit session of a process that has none.
 const NO_AUDIT: u32 = u32::MAX;
 /// Generations that are followed to find out whether a process is within the scope.
@@ -193,6 +195,12 @@ impl Proc {
             (Some(ours), Some(theirs)) => ours != theirs,
             _ => false,
         }
+    }
+
+    /// The control groups that `pid` is in, cgroups(7), or none if it has gone or there are none.
+    #[must_use]
+    pub fn cgroups(&self, pid: u32) -> Option<Vec<u8>> {
+        self.read(pid, "cgroup", CGROUP_BYTES).ok()
     }
 
     fn number(&self, pid: u32, file: &str) -> Option<u32> {

@@ -5,17 +5,23 @@
 //! started afresh. Whoever works on a session also remembers which processes it has seen in it
 //! ([`Known`]), because a process whose parents are gone can no longer be told by its looks.
 
+mod cgroup;
+pub mod guest;
+pub mod logind;
 mod proc;
 pub mod united;
 pub mod utmp;
 
-use crate::process::{Handle, Identity};
+use crate::process::{Handle, Identity, Process};
 use protocol::frame::encode;
 use protocol::message::{MAX_ROWS, MAX_TEXT};
 use protocol::task::SessionSummary;
 use rustix::process::Signal;
+use serde::Serialize;
 use std::collections::HashSet;
 use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 /// The sessions of one look.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,6 +54,47 @@ pub struct Member {
     pub door: bool,
 }
 
+impl Member {
+    fn of(process: &Process) -> Self {
+        Self {
+            identity: process.identity,
+            comm: clean(process.comm.as_bytes()),
+            door: process.door.is_some(),
+        }
+    }
+}
+
+/// What a look has found of a session.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sight {
+    /// Its processes.
+    pub members: Vec<Member>,
+    /// Whether whoever keeps the sessions takes it for one that goes on, also where it has no
+    /// processes.
+    pub open: bool,
+}
+
+impl Sight {
+    /// Whether there is nothing left of the session.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.members.is_empty() && !self.open
+    }
+}
+
+/// A user's service manager, which outlives the user's sessions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Manager {
+    /// The user's number.
+    pub uid: u32,
+    /// The user's name.
+    pub user: String,
+    /// Why it has to stay; none if it has not.
+    pub keep: Option<String>,
+    /// Its processes, and those of what it has started.
+    pub members: Vec<Member>,
+}
+
 /// What became of a round of signals.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sent {
@@ -68,11 +115,44 @@ pub trait Backend: Send + Sync {
     /// They cannot be found out.
     fn list(&self) -> io::Result<Listing>;
 
-    /// The processes that each of `sessions` has now, by a fresh look, in their order.
+    /// What there is now of each of `sessions`, by a fresh look, in their order.
     ///
     /// # Errors
-    /// They cannot be found out.
-    fn look(&self, sessions: &[Known<'_>]) -> io::Result<Vec<Vec<Member>>>;
+    /// It cannot be found out.
+    fn look(&self, sessions: &[Known<'_>]) -> io::Result<Vec<Sight>>;
+
+    /// The managers of the users of `snapshot`, as they are now; none where users have no managers.
+    ///
+    /// # Errors
+    /// Their processes cannot be found out.
+    fn managers(&self, snapshot: &[&SessionSummary]) -> io::Result<Vec<Manager>> {
+        let _ = snapshot;
+        Ok(Vec::new())
+    }
+
+    /// Asks whoever keeps the sessions to end this one, in which somebody is, or nobody any more.
+    /// True if it has taken that on, so that the processes need not be asked.
+    fn terminate(&self, session: &SessionSummary, is_empty: bool) -> bool {
+        let _ = (session, is_empty);
+        false
+    }
+
+    /// Asks whoever keeps the sessions to stop the manager of `uid`, and all that is left of the
+    /// user's with it.
+    ///
+    /// # Errors
+    /// It will not, or is not there.
+    fn stop_manager(&self, uid: u32) -> io::Result<()> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, format!("no manager of {uid}")))
+    }
+
+    /// For `poll`: readable once sessions have come or gone since [`clear`](Self::clear).
+    fn changes(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// Takes note of what has changed.
+    fn clear(&self) {}
 
     /// A hold on a process that a look has found, or none if it has gone.
     ///
@@ -100,6 +180,22 @@ pub trait Backend: Send + Sync {
 
     /// Whether the guest is shutting down already.
     fn going_down(&self) -> bool;
+}
+
+/// Where the backend of an operation comes from: what a guest has may change while the agent runs,
+/// but an operation goes on as it began.
+pub trait Backends: Send + Sync {
+    /// The backend that serves now, and what it lists.
+    ///
+    /// # Errors
+    /// There is none that can list the sessions.
+    fn choose(&self) -> io::Result<(Arc<dyn Backend>, Listing)>;
+}
+
+impl Backends for Arc<dyn Backend> {
+    fn choose(&self) -> io::Result<(Arc<dyn Backend>, Listing)> {
+        Ok((Self::clone(self), self.list()?))
+    }
 }
 
 /// Sends each of `members` all `signals`.
@@ -130,20 +226,20 @@ pub fn clean(bytes: &[u8]) -> String {
         .collect()
 }
 
-/// The first of `sessions`, as many as a list on the wire may have and as `bytes` of a frame hold,
-/// and how many are left out.
+/// The first of `list`, as many as a list on the wire may have and as `bytes` of a frame hold, and
+/// how many are left out.
 #[must_use]
-pub fn rows(mut sessions: Vec<SessionSummary>, mut bytes: usize) -> (Vec<SessionSummary>, u32) {
-    let fits = |session: &&SessionSummary| {
-        let length = encode(session).map_or(usize::MAX, |row| row.len());
+pub fn rows<T: Serialize>(mut list: Vec<T>, mut bytes: usize) -> (Vec<T>, u32) {
+    let fits = |row: &&T| {
+        let length = encode(row).map_or(usize::MAX, |row| row.len());
         let left = bytes.checked_sub(length);
         bytes = left.unwrap_or(0);
         left.is_some()
     };
-    let count = sessions.iter().take(MAX_ROWS).take_while(fits).count();
-    let omitted = sessions.len() - count;
-    sessions.truncate(count);
-    (sessions, u32::try_from(omitted).unwrap_or(u32::MAX))
+    let count = list.iter().take(MAX_ROWS).take_while(fits).count();
+    let omitted = list.len() - count;
+    list.truncate(count);
+    (list, u32::try_from(omitted).unwrap_or(u32::MAX))
 }
 
 #[cfg(test)]
@@ -160,7 +256,7 @@ mod tests {
         let (few, omitted) = rows(many, 2000);
         assert!((2..7).contains(&few.len()), "{}", few.len());
         assert_eq!(few.len() + omitted as usize, 1000);
-        assert_eq!(rows(Vec::new(), 0), (Vec::new(), 0));
+        assert_eq!(rows(Vec::<SessionSummary>::new(), 0), (Vec::new(), 0));
     }
 
     #[test]

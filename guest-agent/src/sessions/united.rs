@@ -7,7 +7,7 @@
 
 use super::proc::{Candidate, Mark, candidates, is_touchable, merge, owners};
 use super::utmp::{self, Login};
-use super::{Backend, Known, Listing, Member, clean};
+use super::{Backend, Known, Listing, Member, Sight, clean};
 use crate::process::{
     Handle, Identity, Proc, Process, Scope, TICKS_PER_SECOND, Table, read_at_most, tty_name,
     tty_numbers,
@@ -107,20 +107,16 @@ impl Backend for UtmpProc {
         })
     }
 
-    fn look(&self, sessions: &[Known<'_>]) -> io::Result<Vec<Vec<Member>>> {
+    fn look(&self, sessions: &[Known<'_>]) -> io::Result<Vec<Sight>> {
         let table = self.proc.table()?;
         let marks: Vec<Mark<'_>> = sessions.iter().copied().map(mark).collect();
-        let mut members = vec![Vec::new(); sessions.len()];
+        let mut sights = vec![Sight::default(); sessions.len()];
         for (process, owner) in table.processes().iter().zip(owners(&table, &marks)) {
             if let Some(owner) = owner {
-                members[owner].push(Member {
-                    identity: process.identity,
-                    comm: clean(process.comm.as_bytes()),
-                    door: process.door.is_some(),
-                });
+                sights[owner].members.push(Member::of(process));
             }
         }
-        Ok(members)
+        Ok(sights)
     }
 
     fn hold(&self, member: Identity) -> io::Result<Option<Handle>> {
@@ -153,7 +149,7 @@ fn mark(known: Known<'_>) -> Mark<'_> {
     }
 }
 
-fn leader(session: &SessionSummary) -> Identity {
+pub(super) fn leader(session: &SessionSummary) -> Identity {
     Identity { pid: session.leader, start: session.leader_start }
 }
 
@@ -244,7 +240,7 @@ fn users(bytes: &[u8]) -> Vec<User> {
 }
 
 /// Writes `text` to the terminal with this device number, or gives up at once.
-fn write_to_terminal(dev: &Path, tty: u32, text: &str) -> io::Result<()> {
+pub(super) fn write_to_terminal(dev: &Path, tty: u32, text: &str) -> io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = open(dev.join(tty_name(tty)), flags, Mode::empty())?;
     let device = fstat(&file)?.st_rdev;

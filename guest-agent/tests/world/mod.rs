@@ -38,6 +38,17 @@ pub(crate) const POLITE: &str = "echo ready; read -r line";
 /// A shell that has to be killed.
 pub(crate) const STUBBORN: &str = "trap '' HUP TERM; echo ready; while :; do sleep 1; done";
 
+/// The variable that says which control groups a process is in: children inherit both alike.
+pub(crate) const GROUPS: &str = "WORLD_CONTROL_GROUPS";
+
+/// What `/proc/PID/cgroup` would say of `pid` in the world.
+pub(crate) fn groups_of(pid: u32) -> Option<Vec<u8>> {
+    let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let mut variables = environment.split(|byte| *byte == 0);
+    let groups = variables.find_map(|one| one.strip_prefix(GROUPS.as_bytes())?.strip_prefix(b"="));
+    Some(groups.unwrap_or(b"0::/").to_vec())
+}
+
 /// Logins on terminals, a utmp file, and the agent's view of them.
 pub(crate) struct World {
     folder: tempfile::TempDir,
@@ -51,7 +62,7 @@ impl World {
         Self { folder: tempfile::tempdir().unwrap(), _only: only }
     }
 
-    fn scope() -> Scope {
+    pub(crate) fn scope() -> Scope {
         Scope::DescendantsOf(std::process::id())
     }
 
@@ -70,6 +81,30 @@ impl World {
         let mut shell = Command::new("setsid");
         shell.args(["-c", "sh", "-c", script]);
         self.log_in(shell)
+    }
+
+    /// The same in the control groups that `groups` names, as [`groups_of`] tells.
+    pub(crate) fn login_in(&self, groups: &str, script: &str) -> Login {
+        let mut shell = Command::new("setsid");
+        shell.args(["-c", "sh", "-c", script]).env(GROUPS, groups);
+        self.log_in(shell)
+    }
+
+    /// Runs `script` in these control groups, without a terminal, until it says `ready`.
+    #[expect(clippy::zombie_processes, reason = "the world fetches all that are left at its end")]
+    pub(crate) fn run_in(&self, groups: &str, script: &str) -> u32 {
+        let mut shell = Command::new("setsid");
+        shell.args(["sh", "-c", script]).env(GROUPS, groups);
+        let mut child = shell
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut ready = [0; 6];
+        child.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
+        assert_eq!(&ready, b"ready\n");
+        child.id()
     }
 
     /// The same by way of a process that looks like an ssh connection's, which does `after` when

@@ -1,7 +1,6 @@
 //! The real agent, over a socket pair, with services that touch nothing of this machine.
 
 use super::*;
-use guest_agent::command::Programs;
 use guest_agent::info::Info;
 use guest_agent::parameters::Store;
 use guest_agent::power::{Init, Power, Stage};
@@ -37,7 +36,7 @@ fn host_and_agent_agree_on_every_service() {
     let folder = tempfile::tempdir().unwrap();
     let host = Host::new();
     let (sender, told) = bounded(1);
-    let info = Info::new(folder.path(), Programs::of([folder.path()]));
+    let info = Info::new(folder.path());
     let services = Services {
         power: Some(Power::new(Box::new(Obedient(sender)), info.clone())),
         info: Some(info),

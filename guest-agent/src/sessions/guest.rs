@@ -1,0 +1,52 @@
+//! Which backend a guest has: logind where it answers, else utmp and `/proc`.
+
+use super::logind::Logind;
+use super::united::{Paths, UtmpProc};
+use super::{Backend, Backends, Listing};
+use crate::process::Scope;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The backends of a guest.
+#[derive(Clone, Debug)]
+pub struct Guest {
+    root: PathBuf,
+    plain: UtmpProc,
+    scope: Scope,
+    log: fn(&str),
+}
+
+impl Guest {
+    /// Those of the guest that this program runs in; `log` is told when logind cannot be used.
+    #[must_use]
+    pub fn here(log: fn(&str)) -> Self {
+        Self::new(Path::new("/"), Paths::default(), Scope::Everyone, log)
+    }
+
+    /// Those of a guest whose files are below `root`, and those that need no logind at `paths`.
+    #[must_use]
+    pub fn new(root: &Path, paths: Paths, scope: Scope, log: fn(&str)) -> Self {
+        Self { root: root.to_owned(), plain: UtmpProc::new(paths, scope), scope, log }
+    }
+
+    fn logind(&self) -> io::Result<(Arc<dyn Backend>, Listing)> {
+        let logind = Logind::connect(&self.root, self.scope)?;
+        let listing = logind.list()?;
+        Ok((Arc::new(logind), listing))
+    }
+}
+
+impl Backends for Guest {
+    fn choose(&self) -> io::Result<(Arc<dyn Backend>, Listing)> {
+        match self.logind() {
+            Ok(chosen) => return Ok(chosen),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => {
+                (self.log)(&format!("sessions are told without logind: {error}"));
+            }
+        }
+        let plain: Arc<dyn Backend> = Arc::new(self.plain.clone());
+        plain.choose()
+    }
+}

@@ -1,0 +1,482 @@
+//! The backend for guests with systemd-logind or elogind.
+//!
+//! The login manager says which sessions there are; the kernel says who is in them. systemd keeps
+//! every session in a control group of its own, and what is in that group is the session, whatever
+//! it looks like. elogind has groups too, but no services beside them: what a session's root has
+//! restarted, `sshd` say, stays in the session's group. So there the group stands for the audit
+//! session among the rules of [`proc`](super::proc), which leave root's daemons alone.
+//!
+//! ```text
+//! systemd   active:  TerminateSession   closing: KillSession TERM, HUP, CONT   then SIGKILL by pidfd
+//! elogind   HUP, TERM, CONT, then SIGKILL, all by pidfd; TerminateSession once nobody is left
+//! ```
+//!
+//! Where the bus is lost in the middle of the work, signals go by pidfd, and the processes alone say
+//! when a session has ended. A manager that cannot be asked to stop its user is kept.
+
+use super::cgroup::{Place, of_elogind, of_systemd};
+use super::proc::{Mark, is_touchable, owners};
+use super::united::{leader, write_to_terminal};
+use super::{Backend, Known, Listing, Manager, Member, Sight};
+use crate::logind::{CallError, Details, Listed, LoginManager};
+use crate::process::{Handle, Identity, Proc, Process, Scope, TICKS_PER_SECOND, Table, tty_name};
+use protocol::task::SessionSummary;
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::process::Signal;
+use rustix::time::{ClockId, clock_gettime};
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The folder that is there where systemd is process 1: sd_booted(3).
+const SYSTEMD: &str = "run/systemd/system";
+/// How long a login manager that did not answer is left alone: the work goes on without it.
+const DEAF_FOR: Duration = Duration::from_secs(5);
+/// How long a lost connection is left alone.
+const LOST_FOR: Duration = Duration::from_millis(200);
+/// Ticks by which a leader may seem younger than its session.
+const SLACK: u64 = 2 * TICKS_PER_SECOND;
+/// Why a manager is kept that nothing is known of.
+const SILENT: &str = "logind does not answer";
+
+/// Reads the control groups of a process, as `/proc/PID/cgroup` has them.
+type Cgroups = dyn Fn(u32) -> Option<Vec<u8>> + Send + Sync;
+
+/// Sessions from a login manager. Made for one operation, or one question.
+pub struct Logind {
+    root: PathBuf,
+    proc: Proc,
+    cgroups: Box<Cgroups>,
+    systemd: bool,
+    wake: Arc<OwnedFd>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    manager: Option<Arc<LoginManager>>,
+    /// Until when it is not asked.
+    deaf_until: Option<Instant>,
+    /// Sessions that have ended. One of the same name that comes later is another one.
+    gone: HashSet<String>,
+}
+
+impl Logind {
+    /// The sessions of the guest whose files are below `root`, within `scope`.
+    ///
+    /// # Errors
+    /// `NotFound` where the guest has no login manager; else the bus cannot be reached.
+    pub fn connect(root: &Path, scope: Scope) -> io::Result<Self> {
+        let proc = Proc::new(&root.join("proc"), scope);
+        let reader = proc.clone();
+        Self::with_cgroups(root, proc, move |pid| reader.cgroups(pid))
+    }
+
+    /// The same with a `proc` that is elsewhere, and another way to know control groups.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub fn with_cgroups(
+        root: &Path,
+        proc: Proc,
+        cgroups: impl Fn(u32) -> Option<Vec<u8>> + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let manager = LoginManager::connect(root, Arc::clone(&wake))?;
+        let state = State { manager: Some(Arc::new(manager)), ..State::default() };
+        Ok(Self {
+            root: root.to_owned(),
+            proc,
+            cgroups: Box::new(cgroups),
+            systemd: root.join(SYSTEMD).is_dir(),
+            wake,
+            state: Mutex::new(state),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change is one assignment: a thread that died cannot have left it half made.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks the login manager, over a new connection if the old one is lost.
+    fn ask<R>(
+        &self,
+        question: impl FnOnce(&LoginManager) -> Result<R, CallError>,
+    ) -> Result<R, CallError> {
+        let answer = self.manager().and_then(|manager| question(&manager));
+        if let Err(CallError::Lost(error)) = &answer {
+            let mut state = self.state();
+            let late = error.kind() == io::ErrorKind::TimedOut;
+            let pause = if late { DEAF_FOR } else { LOST_FOR };
+            state.deaf_until.get_or_insert_with(|| Instant::now() + pause);
+        }
+        answer
+    }
+
+    fn manager(&self) -> Result<Arc<LoginManager>, CallError> {
+        let mut state = self.state();
+        if state.deaf_until.is_some_and(|until| Instant::now() < until) {
+            return Err(CallError::Lost(io::Error::other(SILENT)));
+        }
+        state.deaf_until = None;
+        if let Some(manager) = state.manager.as_ref().filter(|manager| !manager.is_lost()) {
+            return Ok(Arc::clone(manager));
+        }
+        state.manager = None;
+        let manager = LoginManager::connect(&self.root, Arc::clone(&self.wake));
+        let manager = Arc::new(manager.map_err(CallError::Lost)?);
+        state.manager = Some(Arc::clone(&manager));
+        Ok(manager)
+    }
+
+    /// All sessions, with what they say of themselves.
+    fn sessions(&self) -> Result<Vec<(Listed, Details)>, CallError> {
+        self.ask(|manager| {
+            let mut sessions = Vec::new();
+            for listed in manager.sessions()? {
+                match manager.details(&listed) {
+                    Ok(details) => sessions.push((listed, details)),
+                    // It has gone meanwhile.
+                    Err(CallError::Absent) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(sessions)
+        })
+    }
+
+    /// The processes of `sessions`, in their order; of those in `reused`, whose name is now
+    /// another's, only what was seen in them before.
+    fn members(
+        &self,
+        table: &Table,
+        sessions: &[Known<'_>],
+        reused: &HashSet<usize>,
+    ) -> Vec<Vec<Member>> {
+        let mut members = vec![Vec::new(); sessions.len()];
+        let owners = match self.systemd {
+            true => self.owners_by_group(table, sessions, reused),
+            false => self.owners_by_rule(table, sessions, reused),
+        };
+        for (process, owner) in table.processes().iter().zip(owners) {
+            if let Some(owner) = owner {
+                members[owner].push(Member::of(process));
+            }
+        }
+        members
+    }
+
+    /// On systemd: the control group decides.
+    fn owners_by_group(
+        &self,
+        table: &Table,
+        sessions: &[Known<'_>],
+        reused: &HashSet<usize>,
+    ) -> Vec<Option<usize>> {
+        let mut by_id = HashMap::new();
+        let mut by_leader = HashMap::new();
+        let mut by_identity = HashMap::new();
+        for (index, known) in sessions.iter().enumerate() {
+            if reused.contains(&index) {
+                by_identity.extend(known.seen.iter().map(|identity| (*identity, index)));
+            } else {
+                by_id.insert(known.session.id.as_str(), index);
+            }
+            by_leader.insert(leader(known.session), index);
+        }
+        let owner = |process: &Process| {
+            if !is_touchable(process) {
+                return None;
+            }
+            if let Some(index) = by_identity.get(&process.identity) {
+                return Some(*index);
+            }
+            let groups = (self.cgroups)(process.pid())?;
+            match of_systemd(&groups) {
+                Place::Session(id) => by_id.get(id).copied(),
+                // A leader that is outside of its session's group belongs to it nevertheless.
+                Place::Elsewhere => by_leader.get(&process.identity).copied(),
+                Place::Manager(_) | Place::Service => None,
+            }
+        };
+        table.processes().iter().map(owner).collect()
+    }
+
+    /// On elogind: the control group is one of the signs.
+    fn owners_by_rule(
+        &self,
+        table: &Table,
+        sessions: &[Known<'_>],
+        reused: &HashSet<usize>,
+    ) -> Vec<Option<usize>> {
+        let number = |index: usize| u32::try_from(index).ok();
+        let by_id: HashMap<&str, usize> = sessions
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| !reused.contains(index))
+            .map(|(index, known)| (known.session.id.as_str(), index))
+            .collect();
+        let marked = table.processes().iter().cloned().map(|mut process| {
+            let groups = (self.cgroups)(process.pid()).unwrap_or_default();
+            // A guest without control groups numbers its sessions as the kernel's audit does.
+            let audit = process.audit.map(|audit| audit.to_string());
+            let id = of_elogind(&groups).or(audit.as_deref());
+            process.audit = id.and_then(|id| number(*by_id.get(id)?));
+            if process.audit.is_some() && process.uid.is_none() {
+                process.uid = self.proc.uid(process.pid());
+            }
+            process
+        });
+        let table = Table::new(marked.collect());
+        let marks: Vec<Mark<'_>> = sessions
+            .iter()
+            .enumerate()
+            .map(|(index, known)| Mark {
+                leader: leader(known.session),
+                uid: known.session.uid,
+                audit: number(index),
+                seen: Some(known.seen),
+            })
+            .collect();
+        owners(&table, &marks)
+    }
+
+    /// Whether the login manager says that `listed` goes on.
+    fn is_open(&self, listed: &Listed) -> bool {
+        self.ask(|manager| manager.details(listed)).is_ok_and(|details| !details.is_closing())
+    }
+
+    /// Why `uid`'s manager has to stay, if it has.
+    fn keep(
+        &self,
+        uid: u32,
+        table: &Table,
+        sessions: &[(Listed, Details)],
+        snapshot: &[&SessionSummary],
+    ) -> Option<String> {
+        match self.ask(|manager| manager.lingers(uid)) {
+            Ok(true) => return Some("linger".into()),
+            Ok(false) | Err(CallError::Absent) => {}
+            Err(CallError::Lost(_)) => return Some(SILENT.into()),
+            Err(error) => return Some(error.to_string()),
+        }
+        let gone = self.state().gone.clone();
+        let others = sessions.iter().filter(|(listed, details)| {
+            let known = snapshot.iter().any(|one| one.id == listed.id && !gone.contains(&one.id));
+            // A manager's own session is the manager.
+            listed.uid == uid && !known && !details.class.starts_with("manager")
+        });
+        let mut reasons = others.filter_map(|(listed, details)| {
+            let summary = summary(table, listed, details);
+            if details.is_users() {
+                let seen = HashSet::new();
+                let known = [Known { session: &summary, seen: &seen }];
+                let empty = self.members(table, &known, &HashSet::new())[0].is_empty();
+                return (summary.leader != 0 || !empty).then(|| "relogin".to_owned());
+            }
+            let background = details.class.starts_with("background");
+            Some(if background { "background".into() } else { details.class.clone() })
+        });
+        reasons.next()
+    }
+}
+
+impl Backend for Logind {
+    fn name(&self) -> &'static str {
+        "logind"
+    }
+
+    fn list(&self) -> io::Result<Listing> {
+        let sessions = self.sessions()?;
+        let table = self.proc.table()?;
+        let mut listing = Listing::default();
+        let mut users = Vec::new();
+        for (listed, details) in &sessions {
+            let summary = summary(&table, listed, details);
+            let list = if details.is_users() { &mut users } else { &mut listing.ignored };
+            list.push(summary);
+        }
+        for list in [&mut users, &mut listing.ignored] {
+            list.sort_by(|a, b| (a.leader_start, &a.id).cmp(&(b.leader_start, &b.id)));
+        }
+        let seen = HashSet::new();
+        let known: Vec<Known<'_>> =
+            users.iter().map(|session| Known { session, seen: &seen }).collect();
+        let members = self.members(&table, &known, &HashSet::new());
+        for (session, members) in users.iter().cloned().zip(members) {
+            let is_there = session.leader != 0 || !members.is_empty();
+            let list = if is_there { &mut listing.counted } else { &mut listing.stale };
+            list.push(session);
+        }
+        Ok(listing)
+    }
+
+    fn look(&self, sessions: &[Known<'_>]) -> io::Result<Vec<Sight>> {
+        let listed: Option<HashMap<String, Listed>> = self
+            .ask(LoginManager::sessions)
+            .ok()
+            .map(|all| all.into_iter().map(|one| (one.id.clone(), one)).collect());
+        let mut reused = HashSet::new();
+        if let Some(listed) = &listed {
+            let mut state = self.state();
+            for (index, known) in sessions.iter().enumerate() {
+                let id = &known.session.id;
+                if !listed.contains_key(id) {
+                    state.gone.insert(id.clone());
+                } else if state.gone.contains(id) {
+                    reused.insert(index);
+                }
+            }
+        }
+        let table = self.proc.table()?;
+        let members = self.members(&table, sessions, &reused);
+        let sight = |(index, members): (usize, Vec<Member>)| {
+            let id = &sessions[index].session.id;
+            let listed = listed.as_ref().and_then(|listed| listed.get(id));
+            let open = match listed.filter(|_| !reused.contains(&index)) {
+                None => false,
+                // What is not empty is not over, whatever is said of it.
+                Some(listed) => !members.is_empty() || self.is_open(listed),
+            };
+            Sight { members, open }
+        };
+        Ok(members.into_iter().enumerate().map(sight).collect())
+    }
+
+    fn managers(&self, snapshot: &[&SessionSummary]) -> io::Result<Vec<Manager>> {
+        if !self.systemd {
+            return Ok(Vec::new());
+        }
+        let mut managers: Vec<Manager> = Vec::new();
+        // Sessions of the light classes are told by their name to go without.
+        for session in snapshot.iter().filter(|session| !session.class.contains("light")) {
+            if managers.iter().all(|manager| manager.uid != session.uid) {
+                let (uid, user) = (session.uid, session.user.clone());
+                managers.push(Manager { uid, user, ..Manager::default() });
+            }
+        }
+        let sessions = self.sessions();
+        let table = self.proc.table()?;
+        let mut members: HashMap<u32, Vec<Member>> = HashMap::new();
+        for process in table.processes().iter().filter(|process| is_touchable(process)) {
+            let groups = (self.cgroups)(process.pid()).unwrap_or_default();
+            if let Place::Manager(uid) = of_systemd(&groups) {
+                members.entry(uid).or_default().push(Member::of(process));
+            }
+        }
+        for manager in &mut managers {
+            manager.members = members.remove(&manager.uid).unwrap_or_default();
+            manager.keep = match &sessions {
+                Ok(sessions) => self.keep(manager.uid, &table, sessions, snapshot),
+                Err(_) => Some(SILENT.into()),
+            };
+        }
+        Ok(managers)
+    }
+
+    fn terminate(&self, session: &SessionSummary, is_empty: bool) -> bool {
+        let id = &session.id;
+        if !self.systemd {
+            if is_empty {
+                // A look says what comes of it.
+                let _ = self.ask(|manager| manager.terminate_session(id));
+            }
+            return false;
+        }
+        let taken_on = self.ask(|manager| {
+            let listed = manager.sessions()?.into_iter().find(|listed| listed.id == *id);
+            let listed = listed.ok_or(CallError::Absent)?;
+            if !manager.details(&listed)?.is_closing() {
+                return manager.terminate_session(id);
+            }
+            for signal in [Signal::TERM, Signal::HUP, Signal::CONT] {
+                manager.kill_session(id, signal.as_raw())?;
+            }
+            Ok(())
+        });
+        taken_on.is_ok()
+    }
+
+    fn stop_manager(&self, uid: u32) -> io::Result<()> {
+        match self.ask(|manager| manager.terminate_user(uid)) {
+            // logind has forgotten the user, and the manager is on its way.
+            Ok(()) | Err(CallError::Absent) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn changes(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.wake.as_fd())
+    }
+
+    fn clear(&self) {
+        // Fails where nothing has changed, and that is as good.
+        let _ = rustix::io::read(&*self.wake, &mut [0; 8]);
+    }
+
+    fn hold(&self, member: Identity) -> io::Result<Option<Handle>> {
+        self.proc.hold(member)
+    }
+
+    fn identify(&self, pid: u32) -> Option<Identity> {
+        self.proc.identify(pid)
+    }
+
+    fn notify(&self, session: &SessionSummary, text: &str) {
+        let Ok(table) = self.proc.table() else { return };
+        let seen = HashSet::new();
+        let members =
+            self.members(&table, &[Known { session, seen: &seen }], &HashSet::new()).remove(0);
+        let ttys = members.iter().filter_map(|member| table.get(member.identity.pid));
+        let mut ttys = ttys.map(|process| process.tty).filter(|tty| *tty != 0);
+        // The name is the guest's word; a terminal that one of the processes sits on is one.
+        if let Some(tty) = ttys.find(|tty| tty_name(*tty) == session.tty) {
+            // A terminal that does not take it goes without.
+            let _ = write_to_terminal(&self.root.join("dev"), tty, text);
+        }
+    }
+
+    fn going_down(&self) -> bool {
+        self.ask(LoginManager::is_going_down).unwrap_or(false)
+    }
+}
+
+/// What is known of a session. Its leader is left out if it has gone.
+fn summary(table: &Table, listed: &Listed, details: &Details) -> SessionSummary {
+    let since = if details.since == 0 { u64::MAX } else { boot_ticks(details.since) };
+    let leader = table
+        .get(details.leader)
+        .filter(|process| is_touchable(process))
+        // A process that is younger than the session has its leader's number, and is another one.
+        .filter(|process| process.identity.start <= since.saturating_add(SLACK))
+        .map(|process| process.identity);
+    let details = details.clone();
+    SessionSummary {
+        id: listed.id.clone(),
+        uid: listed.uid,
+        user: listed.user.clone(),
+        class: details.class,
+        kind: details.kind,
+        tty: details.tty,
+        remote_host: details.remote_host,
+        state: details.state,
+        leader: leader.map_or(0, |leader| leader.pid),
+        leader_start: leader.map_or(0, |leader| leader.start),
+    }
+}
+
+/// The latest time, in ticks since boot, that a time of the monotonic clock can have been: that
+/// clock stands still while the guest sleeps.
+fn boot_ticks(microseconds: u64) -> u64 {
+    let ticks = |clock| {
+        let now = clock_gettime(clock);
+        let hundredths = now.tv_nsec as u64 / (1_000_000_000 / TICKS_PER_SECOND);
+        (now.tv_sec as u64).saturating_mul(TICKS_PER_SECOND).saturating_add(hundredths)
+    };
+    let slept = ticks(ClockId::Boottime).saturating_sub(ticks(ClockId::Monotonic));
+    (microseconds / (1_000_000 / TICKS_PER_SECOND)).saturating_add(slept)
+}
