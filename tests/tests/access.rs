@@ -106,3 +106,31 @@ fn each_user_may_do_what_the_definition_grants_and_to_others_the_machine_is_unkn
         assert_eq!(world.ask(who, &["task", "ls", "private"]), private, "{who:?}");
     }
 }
+
+#[test]
+fn root_runs_no_machine_of_another_users_catalog() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("not tested: only root can become other users");
+        return;
+    }
+    let world = World::new();
+    let (data, kernel) = (world.folder.path().join("data"), world.folder.path().join("kernel"));
+    fs::write(&kernel, elf(SPIN)).unwrap();
+    let precious = world.folder.path().join("precious");
+    fs::write(&precious, "text").unwrap();
+    fs::create_dir_all(data.join("web")).unwrap();
+    let definition = format!(
+        "name = 'web'\nkernel = '{}'\nmemory = '32M'\nconsole = 'file={}'\n",
+        kernel.display(),
+        precious.display()
+    );
+    fs::write(data.join("web/machine.toml"), definition).unwrap();
+    for path in [data.clone(), data.join("web"), data.join("web/machine.toml")] {
+        std::os::unix::fs::chown(path, Some(OPERATOR), None).unwrap();
+    }
+    assert_eq!(world.ask((0, 0), &["show", "web"]), (Some(0), HResult::S_OK));
+    for verb in ["start", "run"] {
+        assert_eq!(world.ask((0, 0), &[verb, "web"]), (Some(1), HResult::ERROR_BAD_PATHNAME));
+    }
+    assert_eq!(fs::read_to_string(&precious).unwrap(), "text");
+}

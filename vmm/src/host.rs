@@ -82,7 +82,7 @@ impl Host {
         let machine = catalog.get(name)?;
         // From here on the definition stays what it is.
         let place = catalog.runtime().claim(&machine.name)?;
-        let definition = machine.load()?;
+        let definition = machine.load_to_run()?;
         definition.check_files(&machine.path).map_err(CatalogError::from)?;
         let mut config = definition.config(machine.directory());
         if config.console == Console::None {

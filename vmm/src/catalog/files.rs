@@ -29,6 +29,9 @@ const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::CLOEXEC);
 pub(super) enum For {
     /// To read files whose names are known: for that, the directory itself need not be readable.
     Reading,
+    /// The same, to do what they say: with this user's rights, so that only root and this user may
+    /// have written it.
+    Running,
     /// To change what is in it.
     Writing,
 }
@@ -36,7 +39,7 @@ pub(super) enum For {
 impl For {
     fn flags(self) -> OFlags {
         match self {
-            Self::Reading => OFlags::PATH,
+            Self::Reading | Self::Running => OFlags::PATH,
             Self::Writing => OFlags::RDONLY,
         }
     }
@@ -69,8 +72,9 @@ impl Folder {
         let Some((fd, stat)) = open_directory(CWD, path, path, purpose.flags())? else {
             return Ok(None);
         };
-        // Others may look at a catalog, if its owner lets them; only root and its owner change it.
-        if purpose == For::Writing && ![0, me].contains(&stat.st_uid) {
+        // Others may look at a catalog, if its owner lets them; only root and its owner change it,
+        // and run what is in it.
+        if purpose != For::Reading && ![0, me].contains(&stat.st_uid) {
             return Err(not_a("directory", path));
         }
         let trusted = [0, me, stat.st_uid];

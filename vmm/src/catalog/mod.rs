@@ -205,9 +205,19 @@ impl Registered {
     /// # Errors
     /// The machine is not there any more, or its definition cannot be read or has a fault.
     pub fn load(&self) -> Result<Definition, CatalogError> {
+        self.load_for(For::Reading)
+    }
+
+    /// As [`load`](Self::load), for whoever is about to run the machine with this user's rights: a
+    /// definition names files that are written.
+    pub(crate) fn load_to_run(&self) -> Result<Definition, CatalogError> {
+        self.load_for(For::Running)
+    }
+
+    fn load_for(&self, purpose: For) -> Result<Definition, CatalogError> {
         let key = self.name.to_lowercase();
-        let base = Folder::base(&self.base, For::Reading)?;
-        let located = base.map(|base| locate(&base, &key, For::Reading)).transpose()?.flatten();
+        let base = Folder::base(&self.base, purpose)?;
+        let located = base.map(|base| locate(&base, &key, purpose)).transpose()?.flatten();
         let (folder, kept) = located.ok_or_else(|| unknown(&self.base, &self.name))?;
         let path = folder.definition(&kept);
         match read(&folder, &kept, &path) {
