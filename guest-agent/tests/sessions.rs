@@ -1,125 +1,26 @@
-//! What the backend makes of guests of many kinds, each written out as a `/proc` of its own.
-//!
-//! These trees are no proc file system, so nothing in them can be held or signalled. Their process
-//! ids are beyond those that a kernel hands out.
+//! What the backend without logind makes of guests of many kinds, each written out as files.
 
+mod files;
+
+use files::{BASE, Guest, KERNEL_THREAD, NO_TTY, P, PTS0, PTS1, TTY1, numbers, p, real};
 use guest_agent::process::{Identity, Scope};
 use guest_agent::sessions::united::{Paths, UtmpProc};
 use guest_agent::sessions::{Backend, Known};
 use protocol::task::SessionSummary;
 use std::collections::HashSet;
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Process ids are counted from here: no kernel goes above 4,194,304.
-const BASE: u32 = 5_000_000;
-const NO_TTY: u32 = 0;
-const TTY1: u32 = 0x401;
-const PTS0: u32 = 0x8800;
-const PTS1: u32 = 0x8801;
 /// The processes of a session in which nothing is left.
 const NOBODY: [[u32; 0]; 1] = [[]];
-const KERNEL_THREAD: u32 = 0x0020_0000;
-
-/// A process to be written out. Numbers are counted from [`BASE`]; 0 and 1 are themselves.
-#[derive(Clone, Copy)]
-struct P {
-    pid: u32,
-    parent: u32,
-    sid: u32,
-    tty: u32,
-    comm: &'static str,
-    uid: u32,
-    audit: Option<u32>,
-    title: &'static str,
-    flags: u32,
-    state: char,
-    start: u32,
-    namespace: &'static str,
-}
-
-/// A process of root's; it started as many ticks after boot as its number says.
-fn p(pid: u32, parent: u32, sid: u32, tty: u32, comm: &'static str) -> P {
-    P {
-        pid,
-        parent,
-        sid,
-        tty,
-        comm,
-        uid: 0,
-        audit: None,
-        title: "",
-        flags: 0,
-        state: 'S',
-        start: pid,
-        namespace: "pid:[1]",
-    }
-}
-
-impl P {
-    fn of(self, uid: u32) -> Self {
-        Self { uid, ..self }
-    }
-
-    fn audit(self, id: u32) -> Self {
-        Self { audit: Some(id), ..self }
-    }
-
-    fn title(self, title: &'static str) -> Self {
-        Self { title, ..self }
-    }
-}
-
-fn real(number: u32) -> u32 {
-    if number > 1 { BASE + number } else { number }
-}
-
-/// A guest, as its files show it.
-struct Guest(tempfile::TempDir);
 
 impl Guest {
-    fn new(processes: &[P]) -> Self {
-        let guest = Self(tempfile::tempdir().unwrap());
-        let passwd = "root:x:0:0::/:/bin/sh\nalice:x:1000:1000:::\nbob:x:1001:1001:::\n";
-        fs::write(guest.0.path().join("passwd"), passwd).unwrap();
-        guest.show(processes);
-        guest
-    }
-
-    /// Shows these processes from now on, and the first one if it is not among them.
-    fn show(&self, processes: &[P]) {
-        let first = processes.iter().all(|p| p.pid != 1).then(|| p(1, 0, 1, NO_TTY, "init"));
-        let proc = self.0.path().join("proc");
-        let _ = fs::remove_dir_all(&proc);
-        fs::create_dir_all(proc.join("self/ns")).unwrap();
-        symlink("pid:[1]", proc.join("self/ns/pid")).unwrap();
-        fs::write(proc.join("self/sessionid"), "4294967295").unwrap();
-        for P { pid, parent, sid, tty, comm, uid, audit, title, flags, state, start, namespace } in
-            first.iter().chain(processes).copied()
-        {
-            let (pid, parent, sid) = (real(pid), real(parent), real(sid));
-            let folder = proc.join(pid.to_string());
-            fs::create_dir_all(folder.join("ns")).unwrap();
-            symlink(namespace, folder.join("ns/pid")).unwrap();
-            let stat = format!(
-                "{pid} ({comm}) {state} {parent} {sid} {sid} {tty} 0 {flags} 0 0 0 0 0 0 0 0 20 0 1 \
-                 0 {start} 0 0"
-            );
-            fs::write(folder.join("stat"), stat).unwrap();
-            fs::write(folder.join("status"), format!("Name:\tx\nUid:\t{uid}\t0\t0\t0\n")).unwrap();
-            fs::write(folder.join("sessionid"), audit.unwrap_or(u32::MAX).to_string()).unwrap();
-            fs::write(folder.join("cmdline"), title).unwrap();
-        }
-    }
-
     fn backend(&self) -> UtmpProc {
-        let path = |name| self.0.path().join(name);
         let paths = Paths {
-            proc: path("proc"),
-            utmp: vec![path("none"), path("utmp")],
-            passwd: path("passwd"),
-            dev: path("dev"),
+            proc: self.path("proc"),
+            utmp: vec![self.path("none"), self.path("utmp")],
+            passwd: self.path("passwd"),
+            dev: self.path("dev"),
         };
         UtmpProc::new(paths, Scope::Everyone)
     }
@@ -139,15 +40,7 @@ impl Guest {
     }
 
     fn members(&self, sessions: &[SessionSummary], seen: &HashSet<Identity>) -> Vec<Vec<u32>> {
-        let known: Vec<Known<'_>> =
-            sessions.iter().map(|session| Known { session, seen }).collect();
-        let sorted = |sight: guest_agent::sessions::Sight| {
-            let mut numbers: Vec<u32> =
-                sight.members.iter().map(|member| member.identity.pid - BASE).collect();
-            numbers.sort_unstable();
-            numbers
-        };
-        self.backend().look(&known).unwrap().into_iter().map(sorted).collect()
+        numbers(&self.backend(), sessions, seen)
     }
 
     /// Writes the utmp file: number, line, user, host, and how many seconds after boot.
@@ -165,7 +58,7 @@ impl Guest {
             record[340..344].copy_from_slice(&((now - up + since) as u32).to_le_bytes());
             bytes.extend(record);
         }
-        fs::write(self.0.path().join("utmp"), bytes).unwrap();
+        fs::write(self.path("utmp"), bytes).unwrap();
     }
 }
 
@@ -399,7 +292,7 @@ fn where_processes_cannot_be_seen_nobody_is_said_to_be_logged_off() {
     let sessions = guest.sessions();
     assert_eq!(sessions.len(), 1);
     // As if it were not mounted.
-    let proc = guest.0.path().join("proc");
+    let proc = guest.path("proc");
     fs::remove_dir_all(&proc).unwrap();
     fs::create_dir(&proc).unwrap();
     assert!(guest.backend().list().is_err());

@@ -131,8 +131,17 @@ impl LoginManager {
 
     /// What `session` is now.
     pub(crate) fn details(&self, session: &Listed) -> Result<Details, CallError> {
-        let target =
-            Target { service: SERVICE, path: session.path.as_str(), interface: PROPERTIES };
+        self.details_at(&session.path)
+    }
+
+    /// Whether the session `id` has been told to end.
+    pub(crate) fn is_closing(&self, id: &str) -> Result<bool, CallError> {
+        let path: OwnedObjectPath = self.bus.call(MANAGER, "GetSession", &id)?;
+        Ok(self.details_at(&path)?.is_closing())
+    }
+
+    fn details_at(&self, path: &OwnedObjectPath) -> Result<Details, CallError> {
+        let target = Target { service: SERVICE, path: path.as_str(), interface: PROPERTIES };
         let properties: HashMap<String, OwnedVariant> =
             self.bus.call(target, "GetAll", &SESSION)?;
         let text = |name: &str| clean(text_of(properties.get(name)).as_bytes());

@@ -1,5 +1,7 @@
 //! An operation from *accepted* to *done*: it looks, signals and waits, over and over.
 
+mod wait;
+
 use super::Send;
 use super::control::{Control, Lost, Stop};
 use super::managers::{Managers, Step};
@@ -11,18 +13,14 @@ use protocol::HResult;
 use protocol::frame::MAX_FRAME;
 use protocol::message::{AgentMessage, Done, LogoffRequest, Progress};
 use protocol::task::{SessionSummary, TaskResult};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::Signal;
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 /// The longest time between two progress messages, and between two looks.
 const TICK: Duration = Duration::from_millis(500);
-/// The shortest time between two looks, whatever happens.
-const PAUSE: Duration = Duration::from_millis(20);
 /// Processes that are waited for at once; the others are found by looking.
 const MAX_WATCHED: usize = 512;
 /// Processes that are held at once in order to be signalled.
@@ -278,83 +276,6 @@ impl<'a> Work<'a> {
             }
         }
         Ok(())
-    }
-
-    /// Takes a hold on the processes that nobody watches yet.
-    fn watch(&mut self) -> Result<(), Stop> {
-        let unwatched: Vec<Identity> =
-            self.left().filter(|one| !self.watched.contains_key(one)).collect();
-        for identity in unwatched {
-            if self.watched.len() >= MAX_WATCHED {
-                break;
-            }
-            if !self.watched.contains_key(&identity) {
-                match self.backend.hold(identity) {
-                    Ok(handle) => self.watched.extend(handle.map(|handle| (identity, handle))),
-                    Err(error) if is_passing(&error) => break,
-                    Err(error) => return Err(Stop::Failed(error)),
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Waits until all watched processes of some session have ended, or the backend has heard of a
-    /// change, but not longer than `limit` and not longer than a tick.
-    fn wait(&mut self, limit: Duration) -> Result<(), Stop> {
-        let until = self.looked + limit.min(TICK).max(PAUSE);
-        let earliest = self.looked + PAUSE;
-        // One that seems to be over is looked at again soon.
-        let mut quiet = self.managers.is_quiet() || self.sessions.iter().any(Tracked::is_quiet);
-        loop {
-            let end = if quiet { earliest } else { until };
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(());
-            }
-            let (ended, changed) = self.poll(left)?;
-            if let Some(stop) = self.control.stop() {
-                return Err(stop);
-            }
-            quiet = quiet || changed;
-            for identity in ended {
-                self.watched.remove(&identity);
-                quiet = quiet || self.was_last(identity);
-            }
-        }
-    }
-
-    /// Whether nothing that is watched is left of the session that `ended` was in, or of the
-    /// managers.
-    fn was_last(&self, ended: Identity) -> bool {
-        let mut sessions = self.sessions.iter().filter(|one| one.seen.contains(&ended));
-        sessions.any(|one| !one.seen.iter().any(|left| self.watched.contains_key(left)))
-            || self.managers.members().any(|member| member == ended)
-                && !self.managers.members().any(|left| self.watched.contains_key(&left))
-    }
-
-    /// The watched processes that have ended, and whether the backend has heard of a change; waits
-    /// for one of these, for the control, or for `limit`.
-    fn poll(&self, limit: Duration) -> Result<(Vec<Identity>, bool), Stop> {
-        let mut identities = Vec::with_capacity(self.watched.len());
-        let mut fds = Vec::with_capacity(self.watched.len() + 1);
-        for (identity, handle) in &self.watched {
-            identities.push(*identity);
-            fds.push(handle.poll_fd());
-        }
-        fds.push(PollFd::from_borrowed_fd(self.control.as_fd(), PollFlags::IN));
-        let changes = self.backend.changes();
-        fds.extend(changes.map(|changes| PollFd::from_borrowed_fd(changes, PollFlags::IN)));
-        let timeout =
-            Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: i64::from(limit.subsec_nanos()) };
-        match poll(&mut fds, Some(&timeout)) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(Stop::Failed(error.into())),
-        }
-        let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
-        let changed = fds.get(identities.len() + 1).is_some_and(is_ready);
-        let ended = identities.into_iter().zip(&fds).filter(|(_, fd)| is_ready(fd));
-        Ok((ended.map(|(identity, _)| identity).collect(), changed))
     }
 
     /// At least once a second: names who is still there, and says how far the work is.

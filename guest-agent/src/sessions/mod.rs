@@ -5,7 +5,6 @@
 //! started afresh. Whoever works on a session also remembers which processes it has seen in it
 //! ([`Known`]), because a process whose parents are gone can no longer be told by its looks.
 
-mod cgroup;
 pub mod guest;
 pub mod logind;
 mod proc;

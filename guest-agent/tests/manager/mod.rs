@@ -4,12 +4,14 @@
 //! group gets SIGTERM, SIGHUP and SIGCONT, the session is closing, and is dropped when its group is
 //! empty. Every call that changes something is noted.
 
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
 use crate::world::{World, groups_of};
 use guest_agent::process::{Identity, Proc};
 use guest_agent::sessions::logind::Logind;
 use rustix::process::Signal;
 use rustix::time::{ClockId, clock_gettime};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -132,6 +134,11 @@ impl Manager {
             (one.id.clone(), one.uid, one.user.clone(), "seat0".into(), path_of(&one.id))
         };
         model.sessions.iter().map(row).collect()
+    }
+
+    fn get_session(&self, id: String) -> Result<OwnedObjectPath, Error> {
+        let known = lock(&self.0).sessions.iter().any(|one| one.id == id);
+        known.then(|| path_of(&id)).ok_or_else(|| Error::UnknownObject("no such session".into()))
     }
 
     fn get_user(&self, uid: u32) -> Result<OwnedObjectPath, Error> {
@@ -289,7 +296,9 @@ impl Logins {
         let mut daemon = match daemon.stdout(Stdio::piped()).stderr(Stdio::null()).spawn() {
             Ok(daemon) => daemon,
             Err(error) => {
-                println!("skipped: dbus-daemon cannot be run: {error}");
+                // To the descriptor itself, since what a test prints is shown only when it fails.
+                let text = format!("skipped: dbus-daemon cannot be run: {error}\n");
+                std::io::stderr().write_all(text.as_bytes()).unwrap();
                 return None;
             }
         };

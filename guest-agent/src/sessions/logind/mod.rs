@@ -4,7 +4,7 @@
 //! every session in a control group of its own, and what is in that group is the session, whatever
 //! it looks like. elogind has groups too, but no services beside them: what a session's root has
 //! restarted, `sshd` say, stays in the session's group. So there the group stands for the audit
-//! session among the rules of [`proc`](super::proc), which leave root's daemons alone.
+//! session among the rules that are used without a login manager, which leave root's daemons alone.
 //!
 //! ```text
 //! systemd   active:  TerminateSession   closing: KillSession TERM, HUP, CONT   then SIGKILL by pidfd
@@ -14,12 +14,15 @@
 //! Where the bus is lost in the middle of the work, signals go by pidfd, and the processes alone say
 //! when a session has ended. A manager that cannot be asked to stop its user is kept.
 
-use super::cgroup::{Place, of_elogind, of_systemd};
-use super::proc::{Mark, is_touchable, owners};
-use super::united::{leader, write_to_terminal};
+mod cgroup;
+mod members;
+
+use super::proc::is_touchable;
+use super::united::write_to_terminal;
 use super::{Backend, Known, Listing, Manager, Member, Sight};
 use crate::logind::{CallError, Details, Listed, LoginManager};
-use crate::process::{Handle, Identity, Proc, Process, Scope, TICKS_PER_SECOND, Table, tty_name};
+use crate::process::{Handle, Identity, Proc, Scope, TICKS_PER_SECOND, Table, tty_name};
+use members::Groups;
 use protocol::task::SessionSummary;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::Signal;
@@ -33,6 +36,8 @@ use std::time::{Duration, Instant};
 
 /// The folder that is there where systemd is process 1: sd_booted(3).
 const SYSTEMD: &str = "run/systemd/system";
+/// How long it may take to ask after all sessions: the host waits five seconds for a count.
+const LIST_WITHIN: Duration = Duration::from_millis(2_500);
 /// How long a login manager that did not answer is left alone: the work goes on without it.
 const DEAF_FOR: Duration = Duration::from_secs(5);
 /// How long a lost connection is left alone.
@@ -42,15 +47,11 @@ const SLACK: u64 = 2 * TICKS_PER_SECOND;
 /// Why a manager is kept that nothing is known of.
 const SILENT: &str = "logind does not answer";
 
-/// Reads the control groups of a process, as `/proc/PID/cgroup` has them.
-type Cgroups = dyn Fn(u32) -> Option<Vec<u8>> + Send + Sync;
-
 /// Sessions from a login manager. Made for one operation, or one question.
 pub struct Logind {
     root: PathBuf,
     proc: Proc,
-    cgroups: Box<Cgroups>,
-    systemd: bool,
+    groups: Groups,
     wake: Arc<OwnedFd>,
     state: Mutex<State>,
 }
@@ -87,14 +88,12 @@ impl Logind {
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let manager = LoginManager::connect(root, Arc::clone(&wake))?;
         let state = State { manager: Some(Arc::new(manager)), ..State::default() };
-        Ok(Self {
-            root: root.to_owned(),
-            proc,
-            cgroups: Box::new(cgroups),
+        let groups = Groups {
             systemd: root.join(SYSTEMD).is_dir(),
-            wake,
-            state: Mutex::new(state),
-        })
+            proc: proc.clone(),
+            of: Box::new(cgroups),
+        };
+        Ok(Self { root: root.to_owned(), proc, groups, wake, state: Mutex::new(state) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -135,9 +134,14 @@ impl Logind {
 
     /// All sessions, with what they say of themselves.
     fn sessions(&self) -> Result<Vec<(Listed, Details)>, CallError> {
+        let until = Instant::now() + LIST_WITHIN;
         self.ask(|manager| {
             let mut sessions = Vec::new();
             for listed in manager.sessions()? {
+                if until < Instant::now() {
+                    let late = io::Error::new(io::ErrorKind::TimedOut, "logind is too slow");
+                    return Err(CallError::Lost(late));
+                }
                 match manager.details(&listed) {
                     Ok(details) => sessions.push((listed, details)),
                     // It has gone meanwhile.
@@ -147,102 +151,6 @@ impl Logind {
             }
             Ok(sessions)
         })
-    }
-
-    /// The processes of `sessions`, in their order; of those in `reused`, whose name is now
-    /// another's, only what was seen in them before.
-    fn members(
-        &self,
-        table: &Table,
-        sessions: &[Known<'_>],
-        reused: &HashSet<usize>,
-    ) -> Vec<Vec<Member>> {
-        let mut members = vec![Vec::new(); sessions.len()];
-        let owners = match self.systemd {
-            true => self.owners_by_group(table, sessions, reused),
-            false => self.owners_by_rule(table, sessions, reused),
-        };
-        for (process, owner) in table.processes().iter().zip(owners) {
-            if let Some(owner) = owner {
-                members[owner].push(Member::of(process));
-            }
-        }
-        members
-    }
-
-    /// On systemd: the control group decides.
-    fn owners_by_group(
-        &self,
-        table: &Table,
-        sessions: &[Known<'_>],
-        reused: &HashSet<usize>,
-    ) -> Vec<Option<usize>> {
-        let mut by_id = HashMap::new();
-        let mut by_leader = HashMap::new();
-        let mut by_identity = HashMap::new();
-        for (index, known) in sessions.iter().enumerate() {
-            if reused.contains(&index) {
-                by_identity.extend(known.seen.iter().map(|identity| (*identity, index)));
-            } else {
-                by_id.insert(known.session.id.as_str(), index);
-            }
-            by_leader.insert(leader(known.session), index);
-        }
-        let owner = |process: &Process| {
-            if !is_touchable(process) {
-                return None;
-            }
-            if let Some(index) = by_identity.get(&process.identity) {
-                return Some(*index);
-            }
-            let groups = (self.cgroups)(process.pid())?;
-            match of_systemd(&groups) {
-                Place::Session(id) => by_id.get(id).copied(),
-                // A leader that is outside of its session's group belongs to it nevertheless.
-                Place::Elsewhere => by_leader.get(&process.identity).copied(),
-                Place::Manager(_) | Place::Service => None,
-            }
-        };
-        table.processes().iter().map(owner).collect()
-    }
-
-    /// On elogind: the control group is one of the signs.
-    fn owners_by_rule(
-        &self,
-        table: &Table,
-        sessions: &[Known<'_>],
-        reused: &HashSet<usize>,
-    ) -> Vec<Option<usize>> {
-        let number = |index: usize| u32::try_from(index).ok();
-        let by_id: HashMap<&str, usize> = sessions
-            .iter()
-            .enumerate()
-            .filter(|(index, _)| !reused.contains(index))
-            .map(|(index, known)| (known.session.id.as_str(), index))
-            .collect();
-        let marked = table.processes().iter().cloned().map(|mut process| {
-            let groups = (self.cgroups)(process.pid()).unwrap_or_default();
-            // A guest without control groups numbers its sessions as the kernel's audit does.
-            let audit = process.audit.map(|audit| audit.to_string());
-            let id = of_elogind(&groups).or(audit.as_deref());
-            process.audit = id.and_then(|id| number(*by_id.get(id)?));
-            if process.audit.is_some() && process.uid.is_none() {
-                process.uid = self.proc.uid(process.pid());
-            }
-            process
-        });
-        let table = Table::new(marked.collect());
-        let marks: Vec<Mark<'_>> = sessions
-            .iter()
-            .enumerate()
-            .map(|(index, known)| Mark {
-                leader: leader(known.session),
-                uid: known.session.uid,
-                audit: number(index),
-                seen: Some(known.seen),
-            })
-            .collect();
-        owners(&table, &marks)
     }
 
     /// Whether the login manager says that `listed` goes on.
@@ -275,7 +183,7 @@ impl Logind {
             if details.is_users() {
                 let seen = HashSet::new();
                 let known = [Known { session: &summary, seen: &seen }];
-                let empty = self.members(table, &known, &HashSet::new())[0].is_empty();
+                let empty = self.groups.members(table, &known, &HashSet::new())[0].is_empty();
                 return (summary.leader != 0 || !empty).then(|| "relogin".to_owned());
             }
             let background = details.class.starts_with("background");
@@ -306,7 +214,7 @@ impl Backend for Logind {
         let seen = HashSet::new();
         let known: Vec<Known<'_>> =
             users.iter().map(|session| Known { session, seen: &seen }).collect();
-        let members = self.members(&table, &known, &HashSet::new());
+        let members = self.groups.members(&table, &known, &HashSet::new());
         for (session, members) in users.iter().cloned().zip(members) {
             let is_there = session.leader != 0 || !members.is_empty();
             let list = if is_there { &mut listing.counted } else { &mut listing.stale };
@@ -333,7 +241,7 @@ impl Backend for Logind {
             }
         }
         let table = self.proc.table()?;
-        let members = self.members(&table, sessions, &reused);
+        let members = self.groups.members(&table, sessions, &reused);
         let sight = |(index, members): (usize, Vec<Member>)| {
             let id = &sessions[index].session.id;
             let listed = listed.as_ref().and_then(|listed| listed.get(id));
@@ -348,7 +256,7 @@ impl Backend for Logind {
     }
 
     fn managers(&self, snapshot: &[&SessionSummary]) -> io::Result<Vec<Manager>> {
-        if !self.systemd {
+        if !self.groups.systemd {
             return Ok(Vec::new());
         }
         let mut managers: Vec<Manager> = Vec::new();
@@ -361,13 +269,7 @@ impl Backend for Logind {
         }
         let sessions = self.sessions();
         let table = self.proc.table()?;
-        let mut members: HashMap<u32, Vec<Member>> = HashMap::new();
-        for process in table.processes().iter().filter(|process| is_touchable(process)) {
-            let groups = (self.cgroups)(process.pid()).unwrap_or_default();
-            if let Place::Manager(uid) = of_systemd(&groups) {
-                members.entry(uid).or_default().push(Member::of(process));
-            }
-        }
+        let mut members = self.groups.of_managers(&table);
         for manager in &mut managers {
             manager.members = members.remove(&manager.uid).unwrap_or_default();
             manager.keep = match &sessions {
@@ -380,7 +282,7 @@ impl Backend for Logind {
 
     fn terminate(&self, session: &SessionSummary, is_empty: bool) -> bool {
         let id = &session.id;
-        if !self.systemd {
+        if !self.groups.systemd {
             if is_empty {
                 // A look says what comes of it.
                 let _ = self.ask(|manager| manager.terminate_session(id));
@@ -388,9 +290,7 @@ impl Backend for Logind {
             return false;
         }
         let taken_on = self.ask(|manager| {
-            let listed = manager.sessions()?.into_iter().find(|listed| listed.id == *id);
-            let listed = listed.ok_or(CallError::Absent)?;
-            if !manager.details(&listed)?.is_closing() {
+            if !manager.is_closing(id)? {
                 return manager.terminate_session(id);
             }
             for signal in [Signal::TERM, Signal::HUP, Signal::CONT] {
@@ -429,8 +329,10 @@ impl Backend for Logind {
     fn notify(&self, session: &SessionSummary, text: &str) {
         let Ok(table) = self.proc.table() else { return };
         let seen = HashSet::new();
-        let members =
-            self.members(&table, &[Known { session, seen: &seen }], &HashSet::new()).remove(0);
+        let members = self
+            .groups
+            .members(&table, &[Known { session, seen: &seen }], &HashSet::new())
+            .remove(0);
         let ttys = members.iter().filter_map(|member| table.get(member.identity.pid));
         let mut ttys = ttys.map(|process| process.tty).filter(|tty| *tty != 0);
         // The name is the guest's word; a terminal that one of the processes sits on is one.

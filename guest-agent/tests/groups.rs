@@ -1,0 +1,138 @@
+//! What the logind backend makes of guests written out as files, with a login manager on a real bus.
+
+mod files;
+mod manager;
+mod world;
+
+use files::{Guest, NO_TTY, P, PTS0, TTY1, numbers, p, real, sorted};
+use guest_agent::process::{Proc, Scope};
+use guest_agent::sessions::Backend;
+use guest_agent::sessions::logind::Logind;
+use manager::{Logins, session};
+use std::collections::HashSet;
+
+const SHELL: &str = "0::/user.slice/user-1000.slice/session-1.scope";
+const CRON: &str = "0::/user.slice/user-1000.slice/session-4.scope";
+const USER: &str = "0::/user.slice/user-1000.slice/user@1000.service/init.scope";
+const JOB: &str = "0::/user.slice/user-1000.slice/user@1000.service/session-1.scope";
+const SYSTEM: &str = "0::/system.slice/cron.service";
+
+fn backend(guest: &Guest, logins: &Logins) -> Logind {
+    let proc = Proc::new(&guest.path("proc"), Scope::Everyone);
+    let reader = proc.clone();
+    Logind::with_cgroups(logins.root(), proc, move |pid| reader.cgroups(pid)).unwrap()
+}
+
+/// Sessions of class `user`, by their names, users and leaders.
+fn add(logins: &Logins, sessions: &[(&str, u32, u32)]) {
+    for (id, uid, leader) in sessions {
+        logins.add(manager::Session { stuck: true, ..session(id, *uid, real(*leader)) });
+    }
+}
+
+/// The counted sessions' processes, in the order in which their leaders started.
+fn who(backend: &Logind) -> Vec<(String, Vec<u32>)> {
+    let sessions = backend.list().unwrap().counted;
+    let numbers = numbers(backend, &sessions, &HashSet::new());
+    sessions.into_iter().map(|session| session.id).zip(numbers).collect()
+}
+
+fn debian() -> Vec<P> {
+    vec![
+        p(300, 1, 300, NO_TTY, "cron").group(SYSTEM),
+        p(500, 1, 500, NO_TTY, "login").group(SHELL),
+        p(510, 500, 510, TTY1, "bash").of(1000).group(SHELL),
+        // A server without a terminal, whose parent has gone.
+        p(520, 1, 520, NO_TTY, "tmux: server").of(1000).group(SHELL),
+        p(530, 520, 530, PTS0, "bash").of(1000).group(SHELL),
+        p(600, 1, 600, NO_TTY, "systemd").of(1000).group(USER),
+        p(610, 600, 600, NO_TTY, "(sd-pam)").of(1000).group(USER),
+        // A user may call a unit whatever they like.
+        p(620, 600, 620, NO_TTY, "job").of(1000).group(JOB),
+        p(700, 300, 300, NO_TTY, "cron").group(CRON),
+        p(710, 700, 710, NO_TTY, "sh").of(1000).group(CRON),
+        P { state: 'Z', ..p(800, 510, 510, TTY1, "gone").of(1000).group(SHELL) },
+    ]
+}
+
+#[test]
+fn on_systemd_a_session_is_its_scope_and_a_manager_its_service() {
+    let Some(logins) = Logins::systemd() else { return };
+    let guest = Guest::new(&debian());
+    add(&logins, &[("1", 1000, 500)]);
+    let cron = manager::Session { class: "background", ..session("4", 1000, real(700)) };
+    logins.add(cron);
+    let backend = backend(&guest, &logins);
+    assert_eq!(who(&backend), [("1".to_owned(), vec![500, 510, 520, 530])]);
+    let listing = backend.list().unwrap();
+    assert_eq!(listing.ignored[0].id, "4");
+    let managers = backend.managers(&[&listing.counted[0]]).unwrap();
+    assert_eq!((managers.len(), managers[0].uid), (1, 1000));
+    assert_eq!(sorted(&managers[0].members), [600, 610, 620]);
+    assert_eq!(managers[0].keep.as_deref(), Some("background"));
+}
+
+#[test]
+fn on_systemd_with_two_hierarchies_the_one_that_it_names_decides() {
+    let Some(logins) = Logins::systemd() else { return };
+    let one =
+        "9:pids:/user.slice\n1:name=systemd:/user.slice/user-1000.slice/session-1.scope\n0::/";
+    let other = "9:pids:/user.slice\n1:name=systemd:/system.slice/cron.service\n0::/";
+    let guest = Guest::new(&[
+        p(500, 1, 500, TTY1, "bash").of(1000).group(one),
+        p(501, 1, 500, TTY1, "cron").of(1000).group(other),
+    ]);
+    add(&logins, &[("1", 1000, 500)]);
+    assert_eq!(who(&backend(&guest, &logins)), [("1".to_owned(), vec![500])]);
+}
+
+#[test]
+fn a_leader_outside_of_its_scope_counts_and_is_touched_unless_it_is_a_service() {
+    let Some(logins) = Logins::systemd() else { return };
+    let guest = Guest::new(&[
+        p(500, 1, 500, NO_TTY, "sesman").group("0::/system.slice/xrdp.service"),
+        p(600, 1, 600, TTY1, "bash").of(1000),
+    ]);
+    add(&logins, &[("1", 1000, 500), ("2", 1000, 600)]);
+    let expected = [("1".to_owned(), vec![]), ("2".to_owned(), vec![600])];
+    assert_eq!(who(&backend(&guest, &logins)), expected);
+}
+
+#[test]
+fn on_elogind_the_group_and_the_looks_decide_and_roots_daemons_are_nobodys() {
+    let Some(logins) = Logins::elogind() else { return };
+    add(&logins, &[("1", 1000, 500), ("2", 0, 600)]);
+    for (one, two) in [
+        ("3:pids:/\n1:name=elogind:/1\n0::/", "3:pids:/\n1:name=elogind:/2\n0::/"),
+        ("0::/1", "0::/2"),
+    ] {
+        let guest = Guest::new(&[
+            p(500, 1, 500, NO_TTY, "login").group(one),
+            p(510, 500, 510, TTY1, "bash").of(1000).group(one),
+            p(520, 1, 520, NO_TTY, "tmux: server").of(1000).group(one),
+            p(530, 510, 510, TTY1, "sudo").group(one),
+            // Restarted by the user's sudo, and by root in root's own session.
+            p(540, 1, 540, NO_TTY, "sshd").group(one),
+            p(600, 1, 600, PTS0, "bash").group(two),
+            p(610, 1, 610, NO_TTY, "cron").group(two),
+        ]);
+        let backend = backend(&guest, &logins);
+        let expected = [("1".to_owned(), vec![500, 510, 520, 530]), ("2".to_owned(), vec![600])];
+        assert_eq!(who(&backend), expected);
+        let listing = backend.list().unwrap();
+        assert!(backend.managers(&[&listing.counted[0]]).unwrap().is_empty());
+    }
+}
+
+#[test]
+fn on_elogind_without_control_groups_the_audit_session_decides() {
+    let Some(logins) = Logins::elogind() else { return };
+    let guest = Guest::new(&[
+        p(500, 1, 500, NO_TTY, "login").audit(7).group(""),
+        p(510, 500, 510, TTY1, "bash").of(1000).audit(7).group(""),
+        p(520, 1, 520, NO_TTY, "tmux: server").of(1000).audit(7).group(""),
+        p(530, 1, 530, NO_TTY, "sleep").of(1000).audit(8).group(""),
+    ]);
+    add(&logins, &[("7", 1000, 500)]);
+    assert_eq!(who(&backend(&guest, &logins)), [("7".to_owned(), vec![500, 510, 520])]);
+}
