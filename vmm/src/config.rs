@@ -5,6 +5,7 @@ mod disk;
 pub use disk::{DISKS_MAX, Disk, DiskFormat, DiskTextError, DisksError, check_disks};
 
 use crate::x86::layout::CMDLINE_MAX;
+use crate::x86::smbios::{OEM_STRINGS_COUNT, OEM_STRINGS_MAX};
 use protocol::HResult;
 use std::fmt;
 use std::path::PathBuf;
@@ -60,6 +61,11 @@ pub struct MachineConfig {
     pub cpus: u8,
     /// Disks: `/dev/vda` and so on in Linux guests, in this order.
     pub disks: Vec<Disk>,
+    /// The machine's UUID, which its guest finds in the SMBIOS tables, in the order of its text.
+    pub uuid: Option<[u8; 16]>,
+    /// Words for the guest's programs, in the SMBIOS tables: at most [`OEM_STRINGS_COUNT`], and
+    /// [`OEM_STRINGS_MAX`] bytes with a NUL behind each.
+    pub oem_strings: Vec<String>,
     /// The serial console.
     pub console: Console,
     /// The entry of a bzImage.
@@ -98,6 +104,20 @@ pub enum ConfigError {
     /// The disks.
     #[error(transparent)]
     Disks(#[from] DisksError),
+    /// The OEM strings are too many or too long together.
+    #[error(
+        "there are {count} OEM strings of {bytes} bytes; {OEM_STRINGS_COUNT} of together \
+         {OEM_STRINGS_MAX} bytes are allowed"
+    )]
+    OemStrings {
+        /// How many there are.
+        count: usize,
+        /// Their bytes, with a NUL behind each.
+        bytes: usize,
+    },
+    /// An OEM string is empty or has a NUL.
+    #[error("OEM string {0} is empty, or has a NUL")]
+    OemString(usize),
     /// The command line has a character that no command line can have.
     #[error("the kernel command line has the control character {0:?}")]
     CmdlineCharacter(char),
@@ -132,6 +152,8 @@ impl MachineConfig {
             memory: MEMORY_DEFAULT,
             cpus: 1,
             disks: Vec::new(),
+            uuid: None,
+            oem_strings: Vec::new(),
             console: Console::None,
             kernel_entry: KernelEntry::Unpacked,
         }
@@ -170,6 +192,7 @@ impl MachineConfig {
             return Err(ConfigError::Cpus);
         }
         check_disks(&self.disks)?;
+        check_oem_strings(&self.oem_strings)?;
         let cmdline = self.cmdline();
         if let Some(character) = cmdline.chars().find(|c| c.is_control()) {
             return Err(ConfigError::CmdlineCharacter(character));
@@ -201,6 +224,17 @@ pub fn check_name(name: &str) -> Result<(), ConfigError> {
         return Err(ConfigError::NameCharacter('.'));
     }
     Ok(())
+}
+
+fn check_oem_strings(strings: &[String]) -> Result<(), ConfigError> {
+    let (count, bytes) = (strings.len(), strings.iter().map(|string| string.len() + 1).sum());
+    if count > OEM_STRINGS_COUNT || bytes > OEM_STRINGS_MAX {
+        return Err(ConfigError::OemStrings { count, bytes });
+    }
+    match strings.iter().position(|string| string.is_empty() || string.contains('\0')) {
+        Some(index) => Err(ConfigError::OemString(index + 1)),
+        None => Ok(()),
+    }
 }
 
 /// The host's RAM in bytes, where it tells.
@@ -255,6 +289,19 @@ mod tests {
         let mut config = MachineConfig::new("web", "/boot/vmlinuz");
         change(&mut config);
         config.validate()
+    }
+
+    #[test]
+    fn oem_strings_that_no_table_can_have_are_refused() {
+        let strings = |strings: Vec<String>| with(|config| config.oem_strings = strings);
+        assert_eq!(strings(vec!["x".repeat(OEM_STRINGS_MAX - 1)]), Ok(()));
+        assert_eq!(strings(vec!["x".into(); OEM_STRINGS_COUNT]), Ok(()));
+        for bad in [vec!["x".repeat(OEM_STRINGS_MAX)], vec!["x".into(); OEM_STRINGS_COUNT + 1]] {
+            assert!(matches!(strings(bad), Err(ConfigError::OemStrings { .. })));
+        }
+        for bad in ["", "a\0b"] {
+            assert_eq!(strings(vec!["x".into(), bad.into()]), Err(ConfigError::OemString(2)));
+        }
     }
 
     #[test]

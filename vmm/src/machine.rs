@@ -28,6 +28,7 @@ use crate::x86::acpi::{self, AcpiError, Platform};
 use crate::x86::ioapic::IoApic;
 use crate::x86::layout;
 use crate::x86::regs::{self, RegsError};
+use crate::x86::smbios::{self, Identity, SmbiosError};
 use crossbeam_channel::{Receiver, Sender};
 use kvm_ioctls::{IoEventAddress, VcpuFd, VmFd};
 use protocol::AGENT_PORT;
@@ -79,6 +80,9 @@ pub enum MachineError {
     /// The ACPI tables could not be written.
     #[error(transparent)]
     Acpi(#[from] AcpiError),
+    /// The SMBIOS tables could not be written.
+    #[error(transparent)]
+    Smbios(#[from] SmbiosError),
     /// The boot processor could not be set up.
     #[error(transparent)]
     Regs(#[from] RegsError),
@@ -248,6 +252,8 @@ impl Machine {
             board.virtio(device, &ram)?;
         }
         acpi::write(&ram, &Platform { cpus: config.cpus, virtio: board.virtio })?;
+        let uuid = config.uuid.unwrap_or_default();
+        smbios::write(&ram, &Identity { uuid, oem_strings: &config.oem_strings })?;
         let buses = Arc::new(Buses { pio: board.pio, mmio: board.mmio });
 
         let entry = boot::load(&ram, config)?;

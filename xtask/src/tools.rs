@@ -14,6 +14,8 @@ pub(crate) const GLIBC: &str = "x86_64-unknown-linux-gnu";
 pub(crate) const QEMU: (&str, &str) = ("qemu-system-x86_64", "qemu-system-x86");
 /// The judge of the ACPI tables.
 pub(crate) const IASL: (&str, &str) = ("iasl", "acpica-tools");
+/// The judge of the SMBIOS tables.
+pub(crate) const DMIDECODE: (&str, &str) = ("dmidecode", "dmidecode");
 /// The linker's driver.
 pub(crate) const CC: (&str, &str) = ("cc", "gcc libc6-dev");
 /// The compiler of the other language that includes `vmm.h`.

@@ -4,7 +4,8 @@
 use crate::boot::Initrd;
 use crate::memory::GuestRam;
 use crate::x86::layout::{
-    ACPI_TABLES, ACPI_TABLES_END, BOOT_PARAMS, CMDLINE, CMDLINE_MAX, HIGH_RAM, LOW_RAM_END,
+    ACPI_TABLES, ACPI_TABLES_END, BOOT_PARAMS, CMDLINE, CMDLINE_MAX, HIGH_RAM, LOW_RAM_END, SMBIOS,
+    SMBIOS_END,
 };
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header};
 use vm_memory::{
@@ -13,6 +14,7 @@ use vm_memory::{
 
 /// Types of the memory map's entries.
 const E820_RAM: u32 = 1;
+const E820_RESERVED: u32 = 2;
 const E820_ACPI: u32 = 3;
 /// `type_of_loader`: none that has a number.
 const LOADER_UNDEFINED: u8 = 0xff;
@@ -54,7 +56,7 @@ pub(super) fn write(
     for (entry, row) in params.e820_table.iter_mut().zip(&map) {
         *entry = *row;
     }
-    // Five entries at most.
+    // Six entries at most.
     params.e820_entries = map.len() as u8;
     ram.write_obj(params, GuestAddress(BOOT_PARAMS))
 }
@@ -65,8 +67,11 @@ fn memory_map(ram: &GuestRam) -> Vec<boot_e820_entry> {
         size: end - start,
         r#type: kind,
     };
-    let mut map =
-        vec![entry(0, LOW_RAM_END, E820_RAM), entry(ACPI_TABLES, ACPI_TABLES_END, E820_ACPI)];
+    let mut map = vec![
+        entry(0, LOW_RAM_END, E820_RAM),
+        entry(ACPI_TABLES, ACPI_TABLES_END, E820_ACPI),
+        entry(SMBIOS, SMBIOS_END, E820_RESERVED),
+    ];
     for region in ram.iter() {
         let start = region.start_addr().raw_value();
         map.push(entry(start.max(HIGH_RAM), start + region.len(), E820_RAM));
@@ -90,7 +95,8 @@ mod tests {
             map,
             [
                 (0, 0x9_fc00, 1),
-                (0xe_0000, 0x10_0000, 3),
+                (0xe_0000, 0xf_0000, 3),
+                (0xf_0000, 0x10_0000, 2),
                 (0x10_0000, 0xc000_0000, 1),
                 (0x1_0000_0000, 0x1_8000_0000, 1),
             ]

@@ -11,6 +11,7 @@
 //! kernel_entry = "unpacked"       # or "bzimage"
 //! console = "none"                # or "file=PATH"
 //! notes = "the web server"
+//! oem_strings = ["io.systemd.credential:motd=hello"]
 //!
 //! [[disk]]
 //! path = "root.img"
@@ -57,6 +58,7 @@ static TOP: Known = Known {
         "kernel_entry",
         "console",
         "notes",
+        "oem_strings",
         "disk",
         "access",
         "integration",
@@ -68,6 +70,7 @@ static INTEGRATION: Known = Known { table: "integration", keys: &["host_time_syn
 pub(super) const PATH: &str = "the path of a file";
 const NAME: &str = r#"1 to 80 characters, none of *?:<>/\|" and no control character"#;
 const ID: &str = "a UUID: 32 hexadecimal digits in groups of 8, 4, 4, 4 and 12";
+const OEM_STRING: &str = "text, not empty and without NUL";
 const MEMORY: &str = r#"a size such as "512M", at least 16 MiB and a multiple of 4096 bytes"#;
 
 /// What a machine is made of, as it is kept on disk.
@@ -93,6 +96,8 @@ pub struct Definition {
     pub console: Option<PathBuf>,
     /// Whatever its owner wants to remember.
     pub notes: String,
+    /// Words for the guest's programs, in its SMBIOS tables: see [`MachineConfig::oem_strings`].
+    pub oem_strings: Vec<String>,
     /// Its disks, in the order in which the guest sees them.
     pub disks: Vec<Disk>,
     /// Who else may use it.
@@ -129,6 +134,7 @@ impl Definition {
             kernel_entry: KernelEntry::default(),
             console: None,
             notes: String::new(),
+            oem_strings: Vec::new(),
             disks: Vec::new(),
             access: AccessList::default(),
             integration: Integration::default(),
@@ -165,6 +171,7 @@ impl Definition {
                 .unwrap_or_default(),
             console: top.get("console", r#""none" or "file=PATH""#, console)?.flatten(),
             notes: top.get("notes", "text", text_of)?.unwrap_or_default(),
+            oem_strings: top.list("oem_strings", OEM_STRING, oem_string)?,
             disks: disks::read(&disks, file)?,
             access: access.map(access_list).transpose()?.unwrap_or_default(),
             integration: integration.map(integration_of).transpose()?.unwrap_or_default(),
@@ -204,6 +211,7 @@ impl Definition {
                 Some(None) => return Err(unwritable("the console's path is not UTF-8")),
             },
             notes: &self.notes,
+            oem_strings: &self.oem_strings,
             disk: self.disks.iter().map(disks::Written::from).collect(),
             access: Access { read: &self.access.read, execute: &self.access.execute },
             integration: self.integration,
@@ -227,6 +235,8 @@ impl Definition {
                 .iter()
                 .map(|disk| Disk { path: at(&disk.path), ..disk.clone() })
                 .collect(),
+            uuid: self.id.map(MachineId::to_bytes),
+            oem_strings: self.oem_strings.clone(),
             console: self.console.as_ref().map_or(Console::None, |path| Console::File(at(path))),
             kernel_entry: self.kernel_entry,
         }
@@ -250,6 +260,8 @@ struct File<'a> {
     console: String,
     #[serde(skip_serializing_if = "str::is_empty")]
     notes: &'a str,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    oem_strings: &'a [String],
     #[serde(skip_serializing_if = "Vec::is_empty")]
     disk: Vec<disks::Written<'a>>,
     #[serde(skip_serializing_if = "Access::is_empty")]
@@ -328,6 +340,10 @@ fn console(value: &DeValue<'_>) -> Option<Option<PathBuf>> {
         "none" => Some(None),
         text => Some(Some(path(text.strip_prefix("file=")?)?)),
     }
+}
+
+fn oem_string(text: &str) -> Option<String> {
+    (!text.is_empty() && !text.contains('\0')).then(|| text.to_owned())
 }
 
 fn access_list(section: Section<'_>) -> Result<AccessList, DefinitionError> {

@@ -21,6 +21,7 @@ console = "file=log/serial.txt"
 notes = """
 Two lines,
 and "quotes"."""
+oem_strings = ["io.systemd.credential:motd=hello", "two"]
 
 [[disk]]
 path = "root.img"
@@ -64,6 +65,7 @@ fn every_key_is_read() {
         cpus: 2,
         kernel_entry: KernelEntry::Bzimage,
         console: Some("log/serial.txt".into()),
+        oem_strings: vec!["io.systemd.credential:motd=hello".into(), "two".into()],
         notes: "Two lines,\nand \"quotes\".".into(),
         disks: vec![
             Disk::new("root.img"),
@@ -125,7 +127,7 @@ const FAULTS: &[(&str, &str)] = &[
     ),
     (
         "zzz = 1\naaaaaaa = 1",
-        r#":2: unknown key "zzz"; known here: name, id, kernel, initrd, append, memory, cpus, kernel_entry, console, notes, disk, access, integration"#,
+        r#":2: unknown key "zzz"; known here: name, id, kernel, initrd, append, memory, cpus, kernel_entry, console, notes, oem_strings, disk, access, integration"#,
     ),
     ("", r#": no "kernel"; expected the path of a file"#),
     // Disks.

@@ -25,6 +25,12 @@ impl MachineId {
         bytes[8] = bytes[8] & 0x3f | 0x80;
         Ok(Self(bytes))
     }
+
+    /// Its bytes, in the order of its text.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0
+    }
 }
 
 /// A text that is no UUID.

@@ -3,7 +3,8 @@
 //! ```text
 //! 0x0000_0500  boot GDT            0x0000_7000  boot parameters (zero page)
 //! 0x0000_9000  boot page tables    0x0002_0000  command line, to 0x0003_0000
-//! 0x0009_fc00  end of low RAM      0x000e_0000  ACPI tables, to 1 MiB
+//! 0x0009_fc00  end of low RAM      0x000e_0000  ACPI tables
+//!                                  0x000f_0000  SMBIOS tables, to 1 MiB
 //! 0x0010_0000  RAM goes on; the kernel where its ELF headers say, the initrd at the top
 //! 0xd000_0000  virtio-mmio devices, 4 KiB each
 //! 0xfec0_0000  I/O APIC            0xfee0_0000  local APICs
@@ -26,7 +27,11 @@ pub const LOW_RAM_END: u64 = 0x9_fc00;
 /// The ACPI tables; the RSDP is the first of them.
 pub const ACPI_TABLES: u64 = 0xe_0000;
 /// End of the ACPI tables.
-pub const ACPI_TABLES_END: u64 = 0x10_0000;
+pub const ACPI_TABLES_END: u64 = 0xf_0000;
+/// The SMBIOS tables: guests look for their entry point from here on.
+pub const SMBIOS: u64 = 0xf_0000;
+/// End of the SMBIOS tables.
+pub const SMBIOS_END: u64 = 0x10_0000;
 /// RAM goes on here after the legacy hole.
 pub const HIGH_RAM: u64 = 0x10_0000;
 

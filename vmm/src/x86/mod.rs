@@ -1,4 +1,5 @@
-//! What is x86: the address map, CPUID, MSRs, boot registers, ACPI tables, the I/O APIC.
+//! What is x86: the address map, CPUID, MSRs, boot registers, ACPI and SMBIOS tables,
+//! the I/O APIC.
 
 pub mod acpi;
 pub mod cpuid;
@@ -6,3 +7,4 @@ pub mod ioapic;
 pub mod layout;
 pub mod msr;
 pub mod regs;
+pub mod smbios;

@@ -127,15 +127,13 @@ fn launch(args: RunArgs) -> Result<(Host, Task), Failure> {
     };
     let hardware = args.hardware;
     let config = MachineConfig {
-        name,
-        kernel,
         initrd: hardware.initrd,
         append: hardware.append,
         memory: hardware.memory,
         cpus: hardware.cpus,
-        disks: Vec::new(),
         console: args.console,
         kernel_entry: hardware.kernel_entry.into(),
+        ..MachineConfig::new(name, kernel)
     };
     config.validate().map_err(|error| unusable(&error))?;
     if let Some(machine) = catalog.find(&config.name).map_err(CallError::from)? {
