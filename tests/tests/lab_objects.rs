@@ -32,6 +32,8 @@ const LIMIT: Duration = Duration::from_secs(180);
 const SOON: Duration = Duration::from_secs(20);
 /// A user whom no system has, and who may look at the machines here.
 const READER: u32 = 4_000_001;
+/// What the guest finds in its SMBIOS tables.
+const OEM_STRING: &str = "io.systemd.credential:motd=hello";
 /// Those who wait for one task, and those who are connected and do nothing.
 const WAITING: usize = 100;
 const IDLE: usize = 1000;
@@ -62,6 +64,7 @@ impl World {
             initrd: Some(flavour.initrd()),
             append: "quiet logins=none".into(),
             memory: 256 << 20,
+            oem_strings: vec![OEM_STRING.into()],
             access: AccessList {
                 read: vec![Principal::User(READER.to_string())],
                 ..AccessList::default()
@@ -292,6 +295,20 @@ fn wait(task: &Task, count: usize) -> Vec<JoinHandle<Result<TaskInfo, CallError>
         thread::spawn(move || task.wait_for_completion(-1))
     };
     (0..count).map(waiter).collect()
+}
+
+#[test]
+fn a_guest_finds_its_uuid_and_the_hosts_words_in_its_smbios_tables() {
+    let world = World::new();
+    let machine = world.create("identity");
+    let mut guest = world.boot(&machine);
+    let id = machine.definition().unwrap().id.unwrap();
+    let told = guest.console.run("cat /sys/class/dmi/id/product_uuid");
+    assert_eq!(told.trim(), id.to_string());
+    let told = guest.console.run("cat /sys/class/dmi/id/sys_vendor /sys/class/dmi/id/product_name");
+    assert_eq!(told.lines().map(str::trim).collect::<Vec<_>>(), ["vmm", "Virtual Machine"]);
+    let told = guest.console.run("tr '\\0' '\\n' < /sys/firmware/dmi/entries/11-0/raw");
+    assert!(told.lines().any(|line| line.trim().ends_with(OEM_STRING)), "{told:?}");
 }
 
 #[test]
