@@ -2,9 +2,14 @@
 //! `ls`, `show`, and what is said of definitions with faults.
 
 use crate::world::World;
+use rustix::process::Signal;
 use serde_json::json;
 use std::fs;
+use std::time::Duration;
 use tests::micro::{POWER_OFF, SPIN};
+use vmm::HResult;
+use vmm::control::client::Client;
+use vmm::runtime::Runtime;
 
 #[test]
 fn a_machine_is_created_listed_shown_and_deleted() {
@@ -231,4 +236,22 @@ fn a_machine_whose_definition_is_broken_afterwards_is_listed_with_its_fault_and_
     assert!(human.stdout.contains("web") && human.stderr.contains("mean \"kernel\"?"), "{human:?}");
     assert_eq!(world.json(&["show", "web"]).refusal().1, "0xA0040301");
     assert_eq!(world.vmm(&["rm", "web"]).code, Some(0), "it can still be deleted");
+}
+
+#[test]
+fn a_machine_whose_process_hangs_is_listed_as_one_that_does_not_answer() {
+    let world = World::new();
+    let web = world.start(&["--kernel", &world.kernel(SPIN)]);
+    web.signal(Signal::STOP);
+    let listed = world.json(&["ls"]).json()["machines"].clone();
+    assert_eq!(listed[0]["name"], "Web", "{listed}");
+    assert!(listed[0]["state"].is_null(), "{listed}");
+    let fault = listed[0]["fault"].as_str().unwrap();
+    assert!(fault.contains("has not answered"), "{fault}");
+
+    let mut client = Client::connect(&Runtime::at(world.runtime()), "web").unwrap();
+    client.set_patience(Duration::from_millis(10)).unwrap();
+    assert_eq!(client.machine().unwrap_err().code, HResult::VM_E_TIMED_OUT);
+    web.signal(Signal::CONT);
+    assert_eq!(world.json(&["ls"]).json()["machines"][0]["state"], "Running");
 }

@@ -37,6 +37,7 @@ pub struct Client {
     stream: UnixStream,
     answers: Answers,
     name: String,
+    patience: Duration,
 }
 
 impl Client {
@@ -72,9 +73,20 @@ impl Client {
     }
 
     fn over(stream: UnixStream, name: String) -> Result<Self, CallError> {
-        let limited = stream.set_read_timeout(Some(PATIENCE));
-        limited.map_err(|error| CallError::new(HResult::DISP_E_EXCEPTION, error.to_string()))?;
-        Ok(Self { stream, answers: Answers::default(), name })
+        let mut client = Self { stream, answers: Answers::default(), name, patience: PATIENCE };
+        client.set_patience(PATIENCE)?;
+        Ok(client)
+    }
+
+    /// Sets how long the machine's process may take over an answer; 30 s if nobody does. Then the
+    /// call is `VM_E_TIMED_OUT`, and the connection of no more use.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn set_patience(&mut self, patience: Duration) -> Result<(), CallError> {
+        self.patience = at_least_some(patience);
+        let limited = self.stream.set_read_timeout(Some(self.patience));
+        limited.map_err(|error| CallError::new(HResult::DISP_E_EXCEPTION, error.to_string()))
     }
 
     /// The machine's name, as it was written when it was started.
@@ -269,7 +281,7 @@ impl Client {
             watch(&task);
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             answer = match left {
-                Some(left) if left < PATIENCE => match self.read_within(left)? {
+                Some(left) if left < self.patience => match self.read_within(left)? {
                     Some(answer) => answer,
                     None => return Ok(TaskDocument { task, report: None }),
                 },
@@ -330,7 +342,7 @@ impl Client {
         let limited = self.stream.set_read_timeout(Some(at_least_some(time)));
         limited.map_err(|error| self.lost(&error))?;
         let answer = self.answers.read(&mut self.stream);
-        let limited = self.stream.set_read_timeout(Some(PATIENCE));
+        let limited = self.stream.set_read_timeout(Some(self.patience));
         limited.map_err(|error| self.lost(&error))?;
         match answer {
             Err(FrameError::Io(error)) if is_late(&error) => Ok(None),
@@ -351,16 +363,20 @@ impl Client {
             Ok(Some(Response::Refused { code, text })) => Err(CallError::new(code, text)),
             Ok(Some(response)) => Ok(response),
             Ok(None) => Err(self.lost(&io::Error::from(io::ErrorKind::UnexpectedEof))),
+            Err(FrameError::Io(error)) if is_late(&error) => {
+                let text = format!(
+                    "the process of {} has not answered for {} s; is it stopped?",
+                    self.name,
+                    self.patience.as_secs_f32()
+                );
+                Err(CallError::new(HResult::VM_E_TIMED_OUT, text))
+            }
             Err(error) => Err(self.lost(&error)),
         }
     }
 
     fn lost(&self, error: &dyn std::error::Error) -> CallError {
-        let text = format!(
-            "the process of {} ended, or does not answer ({})",
-            self.name,
-            crate::error::chain(error)
-        );
+        let text = format!("the process of {} ended ({})", self.name, crate::error::chain(error));
         CallError::new(HResult::VM_E_VM_NOT_RUNNING, text)
     }
 }

@@ -49,25 +49,35 @@ fn is_ending(name: &str, refusal: &CallError) -> bool {
     }
 }
 
-/// What each running machine answers to `ask`, in the order of their names. One that ends meanwhile
-/// is left out, and so is one that refuses. One that is slow keeps no other waiting.
+/// How long a machine that is asked with all others may take over an answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What each running machine answers to `ask`, in the order of their names. One that is slow keeps
+/// no other waiting.
 pub(crate) fn ask_all<T: Send>(
     runtime: &Runtime,
     ask: impl Fn(&mut Client) -> Result<T, CallError> + Sync,
-) -> Vec<T> {
+) -> Vec<(String, Result<T, CallError>)> {
     let names = runtime.list();
-    let asked = |name: &str| Client::connect(runtime, name).and_then(|mut client| ask(&mut client));
+    let asked = |name: &str| {
+        let mut client = Client::connect(runtime, name)?;
+        client.set_patience(PATIENCE)?;
+        ask(&mut client)
+    };
     thread::scope(|scope| {
         let asked = &asked;
         let start = |name| thread::Builder::new().spawn_scoped(scope, move || asked(name));
         let threads: Vec<_> = names.iter().map(|name| (name, start(name))).collect();
-        let answers = threads.into_iter().filter_map(|(name, thread)| match thread {
-            // A panic has been reported where it happened.
-            Ok(thread) => thread.join().ok(),
-            // The host is short of threads, and this one is free.
-            Err(_) => Some(asked(name)),
+        let answers = threads.into_iter().filter_map(|(name, thread)| {
+            let answer = match thread {
+                // A panic has been reported where it happened.
+                Ok(thread) => thread.join().ok()?,
+                // The host is short of threads, and this one is free.
+                Err(_) => asked(name),
+            };
+            Some((name.clone(), answer))
         });
-        answers.filter_map(Result::ok).collect()
+        answers.collect()
     })
 }
 

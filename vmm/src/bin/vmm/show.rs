@@ -20,7 +20,8 @@ use vmm::state::VmState;
 #[derive(Serialize)]
 struct Row {
     name: String,
-    state: VmState,
+    /// None if its process does not answer.
+    state: Option<VmState>,
     /// Whether it is in the catalog.
     registered: bool,
     pid: Option<u32>,
@@ -28,7 +29,7 @@ struct Row {
     cpus: Option<u8>,
     memory: Option<u64>,
     agent: Option<AgentStatus>,
-    /// What is wrong with its definition.
+    /// What is wrong with its definition, or with its process.
     fault: Option<String>,
     #[serde(skip)]
     agent_words: String,
@@ -39,7 +40,7 @@ impl Row {
         let agent_words = agent(&machine);
         Self {
             name: machine.name,
-            state: machine.state,
+            state: Some(machine.state),
             registered,
             pid: Some(machine.pid),
             uptime_ms: Some(machine.uptime_ms),
@@ -51,11 +52,26 @@ impl Row {
         }
     }
 
+    fn of_silent(name: String, registered: bool, fault: String) -> Self {
+        Self {
+            name,
+            state: None,
+            registered,
+            pid: None,
+            uptime_ms: None,
+            cpus: None,
+            memory: None,
+            agent: None,
+            fault: Some(fault),
+            agent_words: "-".into(),
+        }
+    }
+
     fn of_listed(listed: Listed) -> Self {
         let definition = listed.definition.as_ref();
         Self {
             name: listed.machine.name,
-            state: VmState::TurnedOff,
+            state: Some(VmState::TurnedOff),
             registered: true,
             pid: None,
             uptime_ms: None,
@@ -71,7 +87,7 @@ impl Row {
         let or_dash = |word: Option<String>| word.unwrap_or_else(|| "-".into());
         vec![
             self.name.clone(),
-            self.state.words().to_owned(),
+            self.state.map_or("not answering", VmState::words).to_owned(),
             or_dash(self.pid.map(|pid| pid.to_string())),
             or_dash(self.uptime_ms.map(time)),
             or_dash(self.cpus.map(|cpus| cpus.to_string())),
@@ -86,11 +102,21 @@ pub(crate) fn machines(format: Format) -> Outcome {
     let running = ask_all(catalog.runtime(), Client::machine);
     let mut listed = catalog.list().map_err(CallError::from)?;
     let mut rows = Vec::new();
-    for machine in running {
-        let same =
-            |listed: &Listed| listed.machine.name.to_lowercase() == machine.name.to_lowercase();
-        let known = listed.iter().position(same).map(|index| listed.remove(index));
-        rows.push(Row::of_running(machine, known.is_some()));
+    for (name, answer) in running {
+        let same = |listed: &Listed| listed.machine.name.to_lowercase() == name.to_lowercase();
+        let known = listed.iter().position(same);
+        match answer {
+            Ok(machine) => {
+                let known = known.map(|index| listed.remove(index));
+                rows.push(Row::of_running(machine, known.is_some()));
+            }
+            Err(error) if error.code == HResult::VM_E_TIMED_OUT => {
+                let known = known.map(|index| listed.remove(index));
+                rows.push(Row::of_silent(name, known.is_some(), error.text));
+            }
+            // It has ended meanwhile.
+            Err(_) => {}
+        }
     }
     rows.extend(listed.into_iter().map(Row::of_listed));
     rows.sort_by_cached_key(|row| row.name.to_lowercase());

@@ -45,12 +45,15 @@ fn list(name: Option<&str>, format: Format) -> Outcome {
     let found = match name {
         Some(name) => {
             let mut client = connect(name)?;
-            vec![(client.tasks()?, client.name().to_owned())]
+            let tasks = client.tasks()?;
+            vec![(client.name().to_owned(), Ok(tasks))]
         }
-        None => ask_all(&runtime, |client| Ok((client.tasks()?, client.name().to_owned()))),
+        None => ask_all(&runtime, Client::tasks),
     };
-    let rows = found.into_iter().flat_map(|(tasks, machine)| {
-        tasks.into_iter().map(move |task| Row { machine: machine.clone(), task })
+    let rows = found.into_iter().flat_map(|(machine, tasks)| {
+        // One that has ended meanwhile has none.
+        let tasks = tasks.unwrap_or_default().into_iter();
+        tasks.map(move |task| Row { machine: machine.clone(), task })
     });
     let rows: Vec<Row> = rows.collect();
     match format {
@@ -82,10 +85,9 @@ fn find(args: &TaskArgs) -> Result<Client, CallError> {
         return connect(name);
     }
     let id = args.id;
-    let owners = ask_all(&runtime, |client| {
-        client.task(id)?;
-        Ok(client.name().to_owned())
-    });
+    let asked = ask_all(&runtime, |client| client.task(id));
+    let has_it = |(name, answer): (String, Result<_, _>)| answer.is_ok().then_some(name);
+    let owners: Vec<String> = asked.into_iter().filter_map(has_it).collect();
     match &*owners {
         [name] => connect(name),
         [] => {
