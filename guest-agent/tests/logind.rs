@@ -45,6 +45,13 @@ fn login(world: &World, logins: &Logins, id: &str, uid: u32, script: &str) -> Lo
     login
 }
 
+/// Until the agent has looked, at every session that there is now.
+fn wait_for_looks(host: &mut Host) {
+    for _ in 0..2 {
+        while !matches!(host.next(), AgentMessage::Progress(_)) {}
+    }
+}
+
 fn ids(sessions: &[SessionSummary]) -> Vec<&str> {
     sessions.iter().map(|session| session.id.as_str()).collect()
 }
@@ -392,13 +399,10 @@ fn a_new_session_that_has_got_an_old_ones_name_is_left_alone() {
     let mut host = host(&world, &logins);
     host.request(1, Request::Logoff(within(1_500, 20_000)));
     // A login manager without audit counts anew when it is restarted.
-    loop {
-        let message = host.next();
-        let AgentMessage::Session { session, .. } = message else { continue };
-        if session.session.id == "c1" && session.outcome.is_some() {
-            break;
-        }
+    while logins.knows("c1") {
+        host.next();
     }
+    wait_for_looks(&mut host);
     logins.stop();
     logins.start();
     let mut new = login(&world, &logins, "c1", 1000, POLITE);
@@ -472,6 +476,25 @@ fn a_bus_that_hangs_midway_holds_nothing_up() {
 }
 
 #[test]
+fn a_connection_leaves_no_thread_behind() {
+    let _world = World::new();
+    let logins = played!(Logins::systemd());
+    let threads = || {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
+        let names = tasks.filter_map(|task| std::fs::read_to_string(task.join("comm")).ok());
+        names.filter(|name| name == "bus\n").count()
+    };
+    for _ in 0..10 {
+        logins.backend().list().unwrap();
+    }
+    let began = Instant::now();
+    while threads() > 0 {
+        assert!(began.elapsed().as_secs() < 20, "{} are left", threads());
+        std::thread::yield_now();
+    }
+}
+
+#[test]
 fn a_logind_that_restarts_midway_is_asked_again() {
     let world = World::new();
     let mut logins = played!(Logins::systemd());
@@ -481,6 +504,7 @@ fn a_logind_that_restarts_midway_is_asked_again() {
     host.request(1, Request::Logoff(within(1_500, 30_000)));
     logins.wait_for_call("TerminateSession 1");
     logins.stop();
+    wait_for_looks(&mut host);
     logins.start();
     let ended = host.follow(1);
     assert_eq!(ended.done.result, TaskResult::Success, "{ended:?}");

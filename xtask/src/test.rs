@@ -5,7 +5,7 @@ use crate::guest::Guests;
 use crate::job::Job;
 use crate::path::Path;
 use crate::run::{cargo, output, run, say};
-use crate::tools::{self, CC, CXX, DMIDECODE, IASL, VALGRIND};
+use crate::tools::{self, CC, CXX, DBUS, DMIDECODE, IASL, VALGRIND};
 use crate::{Outcome, c, guest, path};
 use anyhow::{Result, bail};
 use std::process::Command;
@@ -32,7 +32,7 @@ pub(crate) struct Args {
 
 /// `cargo xtask test`.
 pub(crate) fn test(args: &Args) -> Outcome {
-    tools::need(&[CC, CXX, DMIDECODE, IASL, VALGRIND])?;
+    tools::need(&[CC, CXX, DBUS, DMIDECODE, IASL, VALGRIND])?;
     if args.only.is_none() {
         run(cargo().args(["test", "--workspace"]).current_dir(root()))?;
     }

@@ -22,6 +22,8 @@ pub(crate) const CC: (&str, &str) = ("cc", "gcc libc6-dev");
 pub(crate) const CXX: (&str, &str) = ("c++", "g++");
 /// The judge of what C programs do with memory.
 pub(crate) const VALGRIND: (&str, &str) = ("valgrind", "valgrind");
+/// The bus over which the agent asks logind.
+pub(crate) const DBUS: (&str, &str) = ("dbus-daemon", "dbus-daemon");
 /// Unpacks kernels and modules.
 pub(crate) const LZ4: (&str, &str) = ("lz4", "lz4");
 /// Likewise.

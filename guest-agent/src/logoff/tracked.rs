@@ -249,3 +249,30 @@ impl Tracked {
         self.sent.clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whom_the_keeper_has_told_to_go_is_told_once_and_who_comes_later_is_told_too() {
+        let sight = |pids: &[u32]| {
+            let member = |pid: &u32| Member {
+                identity: Identity { pid: *pid, start: 1 },
+                comm: "sh".into(),
+                door: false,
+            };
+            Sight { members: pids.iter().map(member).collect(), open: true }
+        };
+        let mut tracked = Tracked::new(SessionSummary::default());
+        tracked.update(sight(&[5]), false, None);
+        assert_eq!(tracked.termination_due(), Some(false));
+        tracked.taken_on();
+        assert!(tracked.due(Phase::Ask).is_empty());
+        tracked.update(sight(&[5, 6]), false, None);
+        assert_eq!(tracked.termination_due(), None, "once");
+        assert_eq!(tracked.due(Phase::Ask), [Identity { pid: 6, start: 1 }]);
+        assert_eq!(tracked.due(Phase::Kill).len(), 2);
+        assert!(!tracked.is_quiet() && !tracked.has_ended());
+    }
+}

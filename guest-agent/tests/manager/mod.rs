@@ -359,6 +359,11 @@ impl Logins {
         lock(&self.model).going_down = true;
     }
 
+    /// Whether it has a session of this name.
+    pub(crate) fn knows(&self, id: &str) -> bool {
+        lock(&self.model).sessions.iter().any(|one| one.id == id)
+    }
+
     /// What it was told to do.
     pub(crate) fn calls(&self) -> Vec<String> {
         lock(&self.model).calls.clone()
