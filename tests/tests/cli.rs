@@ -6,6 +6,8 @@ mod catalog;
 mod codes;
 #[path = "cli/console.rs"]
 mod console;
+#[path = "cli/disk.rs"]
+mod disk;
 #[path = "cli/events.rs"]
 mod events;
 #[path = "cli/guest.rs"]
@@ -43,6 +45,9 @@ fn wrong_usage_exits_with_2_and_names_what_was_wrong() {
         (&["run", "--kernel", "k", "--memory", "lots"], "lots"),
         (&["run", "--kernel", "k", "--cpus", "256"], "256"),
         (&["run", "--kernel", "k", "--console", "printer"], "printer"),
+        (&["run", "--kernel", "k", "--disk", "a.img"], "path=FILE"),
+        (&["run", "--kernel", "k", "--disk", "path=a,format=vhd"], "vhd"),
+        (&["run", "web", "--disk", "path=a"], "--kernel"),
         (&["logoff", "web", "--grace", "10"], "unit"),
         (&["logoff"], "<NAME>"),
         (&["task", "show", "web", "first"], "first"),

@@ -8,7 +8,7 @@ use protocol::HResult;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use vmm::catalog::{AccessList, Catalog, CatalogError, Definition, Integration, Registered};
-use vmm::config::Console;
+use vmm::config::{Console, Disk};
 use vmm::error::CallError;
 
 pub(crate) fn create(args: CreateArgs, format: Format) -> Outcome {
@@ -19,6 +19,7 @@ pub(crate) fn create(args: CreateArgs, format: Format) -> Outcome {
         memory: hardware.memory,
         cpus: hardware.cpus,
         kernel_entry: hardware.kernel_entry.into(),
+        disks: hardware.disks.into_iter().map(at_absolute_path).collect::<Result<_, _>>()?,
         console: match &args.console {
             Console::File(path) => Some(absolute(path)?),
             _ => None,
@@ -39,6 +40,10 @@ pub(crate) fn create(args: CreateArgs, format: Format) -> Outcome {
     })?;
     tell(&machine, format);
     Ok(0)
+}
+
+fn at_absolute_path(disk: Disk) -> Result<Disk, Failure> {
+    Ok(Disk { path: absolute(&disk.path)?, ..disk })
 }
 
 pub(crate) fn register(args: &RegisterArgs, format: Format) -> Outcome {

@@ -131,6 +131,7 @@ fn launch(args: RunArgs) -> Result<(Host, Task), Failure> {
         append: hardware.append,
         memory: hardware.memory,
         cpus: hardware.cpus,
+        disks: hardware.disks,
         console: args.console,
         kernel_entry: hardware.kernel_entry.into(),
         ..MachineConfig::new(name, kernel)

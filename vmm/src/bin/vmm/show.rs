@@ -8,7 +8,7 @@ use protocol::HResult;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use vmm::catalog::{Catalog, Definition, Listed, Principal, Registered};
-use vmm::config::{KernelEntry, Size};
+use vmm::config::{Disk, KernelEntry, Size};
 use vmm::control::client::Client;
 use vmm::control::wire::MachineInfo;
 use vmm::error::{CallError, chain};
@@ -184,6 +184,7 @@ pub(crate) fn machine(name: &str, format: Format) -> Outcome {
             for (key, value) in definition.iter().flat_map(made_of) {
                 let value = match key {
                     "memory" => Size(definition.as_ref().map_or(0, |made| made.memory)).to_string(),
+                    "disks" => disks_in_words(definition.as_ref()),
                     _ => words(&value),
                 };
                 rows.push((key, value));
@@ -196,12 +197,22 @@ pub(crate) fn machine(name: &str, format: Format) -> Outcome {
     Ok(0)
 }
 
+fn disks_in_words(definition: Option<&Definition>) -> String {
+    let disk = |disk: &Disk| {
+        let access = if disk.readonly { ", readonly" } else { "" };
+        format!("{} ({}{access})", disk.path.display(), disk.format.name())
+    };
+    let disks = definition.iter().flat_map(|definition| &definition.disks);
+    words(&json!(disks.map(disk).collect::<Vec<_>>()))
+}
+
 /// The keys of a definition that say what the machine is made of.
 fn made_of(definition: &Definition) -> Vec<(&'static str, Value)> {
     let entry = match definition.kernel_entry {
         KernelEntry::Unpacked => "unpacked",
         KernelEntry::Bzimage => "bzimage",
     };
+    let disk = |disk: &Disk| json!({ "path": disk.path, "readonly": disk.readonly, "format": disk.format.name() });
     let who = |list: &[Principal]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
     vec![
         ("id", json!(definition.id.map(|id| id.to_string()))),
@@ -211,6 +222,7 @@ fn made_of(definition: &Definition) -> Vec<(&'static str, Value)> {
         ("memory", json!(definition.memory)),
         ("cpus", json!(definition.cpus)),
         ("kernel_entry", json!(entry)),
+        ("disks", json!(definition.disks.iter().map(disk).collect::<Vec<_>>())),
         ("console", json!(definition.console)),
         ("notes", json!(definition.notes)),
         ("read", json!(who(&definition.access.read))),

@@ -5,7 +5,7 @@ use super::values::{parse_console, parse_console_file};
 use clap::{ArgGroup, Args, ValueEnum};
 use std::path::PathBuf;
 use vmm::catalog::Principal;
-use vmm::config::{Console, KernelEntry, parse_size};
+use vmm::config::{Console, Disk, KernelEntry, parse_size};
 
 #[derive(Args)]
 #[command(after_help = "\
@@ -13,6 +13,7 @@ Examples:
   vmm run web
   vmm run web --kernel /boot/vmlinuz --initrd initrd.img --memory 1G --cpus 2
   vmm run --kernel vmlinux --append 'quiet ro' --console file=console.log
+  vmm run --kernel vmlinuz --disk path=root.img --append 'root=/dev/vda ro'
 
 Without --kernel it is a machine that was created. On a terminal, Ctrl-A x
 turns the machine off. With --console attach, `vmm console` shows it.")]
@@ -50,6 +51,11 @@ pub(crate) struct HardwareArgs {
     /// Virtual processors.
     #[arg(long, value_name = "COUNT", default_value_t = 1, requires = "kernel")]
     pub(crate) cpus: u8,
+    /// A disk, of which a machine can have up to 8: /dev/vda and so on in this order. Without a
+    /// format it is raw; what is in the file does not matter.
+    #[arg(long = "disk", value_name = "path=FILE[,readonly][,format=raw|qcow2]")]
+    #[arg(requires = "kernel")]
+    pub(crate) disks: Vec<Disk>,
     /// Who unpacks a bzImage: the monitor, or the guest, which then chooses its own address.
     #[arg(long, value_enum, default_value_t = EntryArg::Unpacked, requires = "kernel")]
     pub(crate) kernel_entry: EntryArg,
@@ -77,6 +83,7 @@ impl From<EntryArg> for KernelEntry {
 Examples:
   vmm create web --kernel /boot/vmlinuz --initrd initrd.img --memory 1G
   vmm create db --kernel vmlinux --read bob --execute @staff --notes 'for bob'
+  vmm create web --kernel vmlinuz --disk path=a.img --disk path=b.img,readonly
 
 The machine is off; `vmm start` turns it on. Its definition is a file that can
 be edited.")]
