@@ -10,6 +10,7 @@
 
 pub mod agent;
 mod console;
+pub mod disk_writer;
 mod guest;
 mod machine;
 pub mod micro;

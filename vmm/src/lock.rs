@@ -33,6 +33,13 @@ pub(crate) fn share_lock(file: &File) -> io::Result<bool> {
     try_lock(file, libc::F_RDLCK)
 }
 
+/// Frees the lock on `file` now. Closing it may do that later: a process that is just being started
+/// has all files open for a moment.
+pub(crate) fn free_lock(file: &File) {
+    // Closing the file frees it at last.
+    let _ = lock_call(file, libc::F_OFD_SETLK, libc::F_UNLCK);
+}
+
 fn try_lock(file: &File, kind: libc::c_int) -> io::Result<bool> {
     match lock_call(file, libc::F_OFD_SETLK, kind) {
         Ok(_) => Ok(true),

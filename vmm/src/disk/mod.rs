@@ -11,6 +11,7 @@
 //! kind that QEMU's tools use, so they and machines keep out of each other's way too.
 
 mod qcow2;
+mod refcounts;
 
 use crate::config::{Disk, DiskFormat};
 use crate::lock;
@@ -72,6 +73,12 @@ pub enum DiskFault {
          `qemu-img convert` makes one file of both"
     )]
     Reference,
+    /// It has internal snapshots and is to be written.
+    #[error(
+        "it has internal snapshots and can only be read; `qemu-img convert` makes an image without \
+         them"
+    )]
+    Snapshots,
     /// Its length is no length of a disk.
     #[error("its disk has {0} bytes, and a disk has one sector of 512 bytes or more, each whole")]
     Size(u64),
@@ -97,6 +104,7 @@ impl DiskError {
             DiskFault::Kind
             | DiskFault::Format { .. }
             | DiskFault::Reference
+            | DiskFault::Snapshots
             | DiskFault::Size(_) => HResult::VM_E_DRIVE_INVALID,
             DiskFault::Lock(_) => HResult::DISP_E_EXCEPTION,
         }
@@ -168,7 +176,10 @@ impl Image {
                     return Err(DiskFault::Reference);
                 }
                 if !disk.readonly {
-                    header.check_refcounts(&file).map_err(unreadable)?;
+                    if header.has_snapshots {
+                        return Err(DiskFault::Snapshots);
+                    }
+                    refcounts::mend(&file, &header).map_err(unreadable)?;
                 }
                 let builder = Qcow2::<Storage>::builder(storage).write(!disk.readonly);
                 let open = || builder.open(DenyImplicitOpenGate::default());
@@ -280,6 +291,7 @@ impl Drop for Image {
             // Dropping it writes what it has in memory; the panic hook has said what is wrong.
             let _ = panic::catch_unwind(AssertUnwindSafe(|| drop(access)));
         }
+        lock::free_lock(&self.file);
     }
 }
 

@@ -3,10 +3,6 @@
 //! It says how large the image's tables are, and they are kept in memory: an image from anywhere
 //! must not decide alone how much memory that is. It also says whether parts of the contents are in
 //! other files, which a guest that can write its image could name as it likes.
-//!
-//! Whoever writes looks for free clusters by their reference counts. These are looked at as far as
-//! that search depends on it: a count of zero for the header's own cluster would send it in a
-//! circle, and blocks of counts that are listed again and again would let it go on for ever.
 
 use std::fs::File;
 use std::io;
@@ -39,10 +35,14 @@ pub(super) struct Header {
     pub(super) can_discard: bool,
     /// Whether parts of the contents are in another file.
     pub(super) refers_to_others: bool,
-    /// Where the table of reference counts is, and how long it is, in bytes.
-    refcounts: (u64, u64),
+    /// Whether it has internal snapshots, which share clusters with the disk.
+    pub(super) has_snapshots: bool,
+    /// Where the table of the first level is, and how long it is, in bytes.
+    pub(super) l1: (u64, u64),
+    /// The same of the table of reference counts.
+    pub(super) refcounts: (u64, u64),
     /// Bits of a reference count.
-    refcount_bits: u32,
+    pub(super) refcount_bits: u32,
 }
 
 impl Header {
@@ -86,45 +86,16 @@ impl Header {
             cluster,
             can_discard: version == 3,
             refers_to_others: u64_at(&bytes, 8) != 0 || features & EXTERNAL_DATA != 0,
+            has_snapshots: u32_at(&bytes, 60) != 0,
+            l1: (u64_at(&bytes, 40), l1),
             refcounts: (u64_at(&bytes, 48), refcounts),
             refcount_bits: 1 << refcount_order,
         })
     }
-
-    /// Checks the reference counts of `file` as far as a search for free clusters depends on it.
-    pub(super) fn check_refcounts(&self, file: &File) -> io::Result<()> {
-        let (offset, length) = self.refcounts;
-        // At most `REFCOUNTS_MAX`.
-        let mut table = vec![0; usize::try_from(length).map_err(io::Error::other)?];
-        let read = read_at(file, &mut table, offset)?;
-        let (entries, _) = table[..read].as_chunks();
-        let mut blocks: Vec<u64> = entries.iter().map(|entry| u64::from_be_bytes(*entry)).collect();
-        let first = blocks.first().copied().filter(|first| *first != 0);
-        let first = first.ok_or_else(|| invalid("it has no reference counts"))?;
-        blocks.retain(|block| *block != 0);
-        blocks.sort_unstable();
-        let end = file.metadata()?.len();
-        let misplaced = |block: &u64| !block.is_multiple_of(self.cluster) || *block >= end;
-        // Block devices have no length here, and no end that could be passed.
-        let known = if end == 0 { &[] } else { blocks.as_slice() };
-        if known.iter().any(misplaced) || blocks.windows(2).any(|two| two[0] == two[1]) {
-            return Err(invalid("its reference counts are where they cannot be"));
-        }
-        let mut counts = [0; 8];
-        read_at(file, &mut counts, first)?;
-        let of_header = match self.refcount_bits {
-            bits @ 0..8 => counts[0] & ((1 << bits) - 1) != 0,
-            bits => counts.iter().take(bits as usize / 8).any(|byte| *byte != 0),
-        };
-        if !of_header {
-            return Err(invalid("its reference counts say that its header is free"));
-        }
-        Ok(())
-    }
 }
 
 /// Reads from `file` at `offset`, as far as it goes, and gives the number of bytes.
-fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+pub(super) fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut done = 0;
     while done < bytes.len() {
         match file.read_at(&mut bytes[done..], offset.saturating_add(done as u64)) {
@@ -145,6 +116,6 @@ fn u64_at(bytes: &[u8; LENGTH], at: usize) -> u64 {
     u64::from_be_bytes(std::array::from_fn(|index| bytes[at + index]))
 }
 
-fn invalid(why: &'static str) -> io::Error {
+pub(super) fn invalid(why: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
 }
