@@ -42,6 +42,12 @@ impl Flavour {
         self.file("initrd")
     }
 
+    /// What is put behind the user space of guests that have file systems on disks.
+    #[must_use]
+    pub fn disk_tools(self) -> PathBuf {
+        self.file("disk-tools")
+    }
+
     fn file(self, name: &str) -> PathBuf {
         let guests = std::env::var_os("VMM_GUESTS")
             .expect("VMM_GUESTS names the folder of the guests; `cargo xtask test` sets it");

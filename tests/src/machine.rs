@@ -93,6 +93,8 @@ pub struct Recipe {
     pub cpus: u8,
     /// Words for the kernel command line.
     pub append: String,
+    /// Disks, as `--disk` takes them.
+    pub disks: Vec<String>,
     /// Show the console on standard error.
     pub echo: bool,
 }
@@ -108,6 +110,7 @@ impl Recipe {
             initrd: flavour.initrd(),
             cpus: 1,
             append: format!("quiet logins={logins}"),
+            disks: Vec::new(),
             echo: false,
         }
     }
@@ -144,7 +147,8 @@ impl Machine {
             .arg(&recipe.kernel)
             .arg("--initrd")
             .arg(&recipe.initrd)
-            .args(["--cpus", &recipe.cpus.to_string(), "--append", &recipe.append]);
+            .args(["--cpus", &recipe.cpus.to_string(), "--append", &recipe.append])
+            .args(recipe.disks.iter().flat_map(|disk| ["--disk", disk]));
         Self::under(&recipe.name, command, recipe.echo)
     }
 

@@ -51,14 +51,14 @@ impl Archive {
         Ok(())
     }
 
-    /// Adds `modules`, and a list of them in their order.
-    pub(crate) fn modules(&mut self, modules: &[Module]) -> Result<()> {
+    /// Adds `modules` in `folder`, and a list of them in their order.
+    pub(crate) fn modules(&mut self, folder: &str, modules: &[Module]) -> Result<()> {
         let mut order = String::new();
         for (name, bytes) in modules {
-            self.file(&format!("modules/{name}.ko"), bytes, 0o644)?;
+            self.file(&format!("{folder}/{name}.ko"), bytes, 0o644)?;
             order += &format!("{name}\n");
         }
-        self.file("modules/order", order.as_bytes(), 0o644)
+        self.file(&format!("{folder}/order"), order.as_bytes(), 0o644)
     }
 
     /// Adds a symbolic link to `target`.

@@ -57,6 +57,10 @@ const MODULES: [&str; 9] = [
     "pvpanic-mmio",
 ];
 
+/// The same for guests that have file systems on disks: only these load them.
+const DISK_MODULES: [&str; 6] =
+    ["virtio_blk", "crc16", "crc32c_generic", "mbcache", "jbd2", "ext4"];
+
 /// The folder of the guests, and which of them are there.
 pub(crate) struct Guests {
     pub(crate) folder: PathBuf,
@@ -89,10 +93,13 @@ pub(crate) fn make(programs: &Programs, names: &[&str]) -> Result<Guests> {
     let agent = build::agent()?;
     let dial = build::take(programs, "vsock-dial")?;
     let userspace = Userspace::get()?;
+    let disk_tools = Userspace::for_disks()?;
     let mut guests = Guests { folder: build::target()?.join("guests"), names: Vec::new() };
     let wanted = |flavour: &&Flavour| names.is_empty() || names.contains(&flavour.name);
     for flavour in FLAVOURS.iter().filter(wanted) {
-        make_one(flavour, &userspace, &agent, &dial, &guests.folder.join(flavour.name))
+        let folder = guests.folder.join(flavour.name);
+        make_one(flavour, &userspace, &agent, &dial, &folder)
+            .and_then(|kernel| make_disk_tools(&kernel, &disk_tools, &folder))
             .with_context(|| format!("cannot make the guest {}", flavour.name))?;
         guests.names.push(flavour.name);
     }
@@ -105,7 +112,7 @@ fn make_one(
     agent: &Path,
     dial: &Path,
     folder: &Path,
-) -> Result<()> {
+) -> Result<Kernel> {
     let kernel = Kernel::get(flavour.suite, flavour.meta)?;
     fs::create_dir_all(folder)?;
     write_whole(&folder.join("vmlinuz"), &fs::read(&kernel.vmlinuz)?)?;
@@ -114,7 +121,7 @@ fn make_one(
     }
     let mut archive = Archive::default();
     userspace.add_to(&mut archive)?;
-    archive.modules(&kernel.modules(&MODULES)?)?;
+    archive.modules("modules", &kernel.modules(&MODULES)?)?;
     archive.copy(agent, "bin/vmm-agent")?;
     archive.copy(dial, "bin/vsock-dial")?;
     let initrd = archive.finish()?;
@@ -126,5 +133,13 @@ fn make_one(
         digest(&kernel.vmlinuz)?,
         initrd.len() / 1024
     ));
-    Ok(())
+    Ok(kernel)
+}
+
+/// Makes an archive that can be put behind the initrd: what guests with disks need besides.
+fn make_disk_tools(kernel: &Kernel, tools: &Userspace, folder: &Path) -> Result<()> {
+    let mut archive = Archive::default();
+    archive.modules("modules/disk", &kernel.modules(&DISK_MODULES)?)?;
+    tools.add_disk_tools_to(&mut archive)?;
+    write_whole(&folder.join("disk-tools"), &archive.finish()?)
 }

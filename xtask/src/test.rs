@@ -5,15 +5,15 @@ use crate::guest::Guests;
 use crate::job::Job;
 use crate::path::Path;
 use crate::run::{cargo, output, run, say};
-use crate::tools::{self, CC, CXX, DBUS, DMIDECODE, IASL, VALGRIND};
+use crate::tools::{self, CC, CXX, DBUS, DMIDECODE, IASL, QEMU_IMG, VALGRIND};
 use crate::{Outcome, c, guest, path};
 use anyhow::{Result, bail};
 use std::process::Command;
 use std::time::Duration;
 
 /// The test programs that boot stock kernels.
-pub(crate) const BOOTING: [&str; 5] =
-    ["lab_boot", "lab_logoff", "lab_objects", "lab_pause", "lab_services"];
+pub(crate) const BOOTING: [&str; 6] =
+    ["lab_boot", "lab_disk", "lab_logoff", "lab_objects", "lab_pause", "lab_services"];
 /// How long they may take together.
 const LIMIT: Duration = Duration::from_secs(1500);
 /// Boots at the same time: one may work while the other waits.
@@ -32,7 +32,7 @@ pub(crate) struct Args {
 
 /// `cargo xtask test`.
 pub(crate) fn test(args: &Args) -> Outcome {
-    tools::need(&[CC, CXX, DBUS, DMIDECODE, IASL, VALGRIND])?;
+    tools::need(&[CC, CXX, DBUS, DMIDECODE, IASL, QEMU_IMG, VALGRIND])?;
     if args.only.is_none() {
         run(cargo().args(["test", "--workspace"]).current_dir(root()))?;
     }

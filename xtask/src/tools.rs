@@ -12,6 +12,8 @@ pub(crate) const GLIBC: &str = "x86_64-unknown-linux-gnu";
 
 /// The lab's emulator.
 pub(crate) const QEMU: (&str, &str) = ("qemu-system-x86_64", "qemu-system-x86");
+/// The judge of disk images.
+pub(crate) const QEMU_IMG: (&str, &str) = ("qemu-img", "qemu-utils");
 /// The judge of the ACPI tables.
 pub(crate) const IASL: (&str, &str) = ("iasl", "acpica-tools");
 /// The judge of the SMBIOS tables.

@@ -17,6 +17,12 @@ use std::process::Command;
 /// What it is made of. What these depend on comes along.
 const PACKAGES: [&str; 5] =
     ["busybox-static", "coreutils", "libpam-modules", "login", "util-linux"];
+/// What file systems on disks need.
+const DISK_PACKAGES: [&str; 1] = ["e2fsprogs"];
+/// Programs of these.
+const DISK_PROGRAMS: [&str; 2] = ["sbin/mke2fs", "sbin/e2fsck"];
+/// Loads the modules for disks.
+const USE_DISKS: &str = include_str!("../guest/use-disks");
 /// Programs that are not busybox'.
 const PROGRAMS: [&str; 3] = ["bin/login", "sbin/agetty", "usr/bin/who"];
 /// Settings as the packages have them.
@@ -93,6 +99,17 @@ impl Userspace {
         Ok(Self { packages: debian::closure(Suite::Bookworm, &PACKAGES)? })
     }
 
+    /// Gets the packages of what is added for disks.
+    pub(crate) fn for_disks() -> Result<Self> {
+        Ok(Self { packages: debian::closure(Suite::Bookworm, &DISK_PACKAGES)? })
+    }
+
+    /// Puts into `archive` what a guest needs to have file systems on disks, but for modules.
+    pub(crate) fn add_disk_tools_to(&self, archive: &mut Archive) -> Result<()> {
+        archive.file("bin/use-disks", USE_DISKS.as_bytes(), 0o755)?;
+        self.files(archive, &DISK_PROGRAMS.map(str::to_owned).into())
+    }
+
     /// busybox, which runs everywhere.
     pub(crate) fn static_busybox(&self) -> Result<PathBuf> {
         self.file("bin/busybox")
@@ -142,11 +159,16 @@ impl Userspace {
         for word in lines.flat_map(str::split_whitespace).filter(|word| word.ends_with(".so")) {
             files.insert(format!("{LIBRARIES}/security/{word}"));
         }
-        for path in &files {
+        self.files(archive, &files)
+    }
+
+    /// Adds `files`, programs and modules of such, and all libraries.
+    fn files(&self, archive: &mut Archive, files: &BTreeSet<String>) -> Result<()> {
+        for path in files {
             archive.copy(&self.file(path)?, path)?;
         }
         archive.copy(&fs::canonicalize(self.file(LOADER)?)?, LOADER)?;
-        for library in self.libraries(&files)? {
+        for library in self.libraries(files)? {
             let name = library.file_name().context("a library has a name")?.to_string_lossy();
             archive.copy(&library, &format!("{LIBRARIES}/{name}"))?;
         }
