@@ -10,6 +10,7 @@ use vmm::bus::BusDevice;
 use vmm::kvm::Hypervisor;
 use vmm::memory::{self, GuestRam};
 use vmm::outcome::{Outcome, OutcomeSlot};
+use vmm::usage::Usage;
 use vmm::vcpu::{Buses, Processors};
 use vmm::x86::layout::HIGH_RAM;
 use vmm::x86::regs;
@@ -70,7 +71,9 @@ impl Guest {
         buses.pio.insert(PORT.into(), 8, device.clone()).unwrap();
         buses.mmio.insert(ADDRESS, 0x1000, device).unwrap();
         let (slot, outcome) = OutcomeSlot::new();
-        let processors = Processors::start(vec![vcpu], &Arc::new(buses), &slot, false).unwrap();
+        let processors =
+            Processors::start(vec![vcpu], &Arc::new(buses), &slot, &Usage::default(), false)
+                .unwrap();
         Self { processors, outcome, log, ram }
     }
 

@@ -314,3 +314,22 @@ fn a_task_that_ends_the_machines_process_is_heard_to_its_end() {
         assert_eq!(task.info().unwrap(), waited);
     }
 }
+
+#[test]
+fn a_machine_that_spins_uses_its_processors_and_one_that_is_off_has_no_account() {
+    let world = World::new();
+    let machine = world.machine("web", SPIN);
+    assert_eq!(machine.accountant(), Ok(None));
+    succeeds(machine.startup());
+    let busy = machine.accountant().unwrap().unwrap();
+    assert!(busy.cpu_utilization > 0 && !busy.up_time.is_zero(), "{busy:?}");
+    let used = machine.info().unwrap().used.cpu_ms;
+    assert!(used > 0);
+    machine.pause().unwrap();
+    let paused = machine.accountant().unwrap().unwrap();
+    assert_eq!(paused.cpu_utilization, 0, "{paused:?}");
+    machine.resume().unwrap();
+    // The time of boots that are over counts.
+    succeeds(machine.reset());
+    assert!(machine.info().unwrap().used.cpu_ms >= used);
+}

@@ -185,7 +185,7 @@ impl MachineConfig {
         if self.memory < MEMORY_MIN || !self.memory.is_multiple_of(crate::memory::PAGE_SIZE) {
             return Err(ConfigError::Memory(self.memory));
         }
-        if let Some(host) = host_memory().filter(|host| *host < self.memory) {
+        if let Some(host) = host_memory("MemTotal").filter(|host| *host < self.memory) {
             return Err(ConfigError::MemoryOfHost { asked: self.memory, host });
         }
         if self.cpus == 0 {
@@ -237,11 +237,11 @@ fn check_oem_strings(strings: &[String]) -> Result<(), ConfigError> {
     }
 }
 
-/// The host's RAM in bytes, where it tells.
-fn host_memory() -> Option<u64> {
+/// A field of `/proc/meminfo` in bytes, where the host tells.
+pub(crate) fn host_memory(field: &str) -> Option<u64> {
     let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    let mut lines = meminfo.lines().filter_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    let kib: u64 = lines.next()?.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)
 }
 

@@ -18,6 +18,7 @@ use crate::irq::IrqLine;
 use crate::kvm::{Hypervisor, KvmError};
 use crate::memory::{self, GuestRam, MemoryError};
 use crate::outcome::{LastWord, Outcome, OutcomeSlot};
+use crate::usage::Usage;
 use crate::vcpu::{Buses, Processors};
 use crate::virtio::VirtioDevice;
 use crate::virtio::block::{Block, Drive};
@@ -52,6 +53,8 @@ pub struct Links {
     pub console: HostConsole,
     /// The disks, in the order in which the guest sees them.
     pub drives: Vec<Arc<Drive>>,
+    /// Counts the time of the processors.
+    pub usage: Usage,
 }
 
 /// Why a machine could not be put together or run.
@@ -178,6 +181,7 @@ pub struct Machine {
 ///
 /// Fields are dropped in this order: the devices and the console's last words, last the RAM.
 struct Parts {
+    usage: Usage,
     buses: Arc<Buses>,
     _io: IoThread,
     slot: OutcomeSlot,
@@ -262,7 +266,9 @@ impl Machine {
         }
         links.console.output().boot_begins();
         let output = links.console.output().clone();
-        let parts = Parts { buses, _io: io, slot, outcome, button, output, _vm: vm, _ram: ram };
+        let usage = links.usage.clone();
+        let parts =
+            Parts { usage, buses, _io: io, slot, outcome, button, output, _vm: vm, _ram: ram };
         Ok(Self { vcpus, parts })
     }
 
@@ -272,7 +278,7 @@ impl Machine {
     /// A processor's thread cannot be started.
     pub fn start(self, paused: bool) -> Result<Boot, MachineError> {
         let Self { vcpus, parts } = self;
-        let processors = Processors::start(vcpus, &parts.buses, &parts.slot, paused)
+        let processors = Processors::start(vcpus, &parts.buses, &parts.slot, &parts.usage, paused)
             .map_err(resource("the processors' threads"))?;
         Ok(Boot { processors: Arc::new(processors), parts })
     }

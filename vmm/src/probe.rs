@@ -11,6 +11,7 @@ use crate::error::chain;
 use crate::kvm::{Hypervisor, KvmError};
 use crate::memory::{self, MemoryError};
 use crate::outcome::{Outcome, OutcomeSlot};
+use crate::usage::Usage;
 use crate::vcpu::{Buses, Processors};
 use crate::x86::layout::HIGH_RAM;
 use crate::x86::regs::{self, RegsError};
@@ -192,8 +193,9 @@ fn run(hypervisor: &Hypervisor) -> Result<(u8, Outcome), ProbeError> {
     let mut buses = Buses::default();
     let port = Progress { steps: steps.clone(), outcome: slot.clone() };
     buses.pio.insert(PORT, 1, Arc::new(Mutex::new(port)))?;
-    let processors = Processors::start(vec![vcpu], &Arc::new(buses), &slot, false)
-        .map_err(ProbeError::Thread)?;
+    let processors =
+        Processors::start(vec![vcpu], &Arc::new(buses), &slot, &Usage::default(), false)
+            .map_err(ProbeError::Thread)?;
     // The slot is ours, so the only error is that the time is over.
     let outcome = outcome.recv_timeout(LIMIT).unwrap_or(Outcome::Stopped);
     drop(processors);

@@ -3,6 +3,7 @@
 use crate::bus::Bus;
 use crate::kick::{self, AllBlocked};
 use crate::outcome::{LastWord, Outcome, OutcomeSlot};
+use crate::usage::Usage;
 use kvm_bindings::{
     KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_run,
 };
@@ -123,7 +124,8 @@ pub struct Processors {
 
 impl Processors {
     /// Starts `vcpus`: they reach devices through `buses`, and say how the boot ends through
-    /// `outcome`. If they are to start `paused`, they wait for [`resume`](Self::resume).
+    /// `outcome`; their time goes into `usage`. If they are to start `paused`, they wait for
+    /// [`resume`](Self::resume).
     ///
     /// # Errors
     /// A thread cannot be started; those that were have been stopped again.
@@ -131,6 +133,7 @@ impl Processors {
         vcpus: Vec<VcpuFd>,
         buses: &Arc<Buses>,
         outcome: &OutcomeSlot,
+        usage: &Usage,
         paused: bool,
     ) -> io::Result<Self> {
         // The threads inherit the mask: no signal that the process handles ends up in them.
@@ -143,8 +146,10 @@ impl Processors {
             let vcpu = Vcpu { fd, buses: buses.clone(), outcome: outcome.clone(), alive };
             let name = format!("vcpu{index}");
             let last_word = LastWord::of(&name, outcome);
+            let usage = usage.clone();
             let run = move || {
                 let _last_word = last_word;
+                let _counted = usage.count_this_thread();
                 vcpu.run();
             };
             let thread = thread::Builder::new().name(name).spawn(run)?;

@@ -21,17 +21,24 @@ use crate::control::client::{Client, Events, Followed};
 use crate::control::wire::{MachineInfo, Property, Request, TaskDocument};
 use crate::error::CallError;
 use crate::host::Host;
+use crate::host_info::HostInfo;
 use crate::integration::guest::SessionList;
 use crate::integration::info::OsVersionInfo;
 use crate::pc_events::PcEvents;
 use crate::state::{Verb, VmState, admit};
 use crate::task::check_wait;
+use crate::usage::Accountant;
 use protocol::HResult;
 use protocol::info::OsInfo;
 use protocol::task::{LogoffOptions, LogoffReport, TaskInfo};
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The time over which the use of processors is measured.
+const UTILIZATION: Duration = Duration::from_millis(100);
 
 /// All machines of a user: `IVMVirtualPC`.
 #[derive(Clone, Debug)]
@@ -62,6 +69,12 @@ impl VirtualPc {
     #[must_use]
     pub fn version(&self) -> &'static str {
         env!("CARGO_PKG_VERSION")
+    }
+
+    /// What the host is.
+    #[must_use]
+    pub fn host_info(&self) -> HostInfo {
+        HostInfo::now()
     }
 
     /// Where definitions are kept.
@@ -241,6 +254,32 @@ impl VirtualMachine {
             Err(error) if error.code == HResult::VM_E_VM_NOT_RUNNING => Ok(VmState::TurnedOff),
             Err(error) => Err(error),
         }
+    }
+
+    /// What its use of the host comes to: `IVMVirtualMachine::Accountant`. None, which the API has
+    /// as `S_FALSE`, if it is off. It takes a tenth of a second.
+    ///
+    /// # Errors
+    /// `VM_E_VM_UNKNOWN`.
+    pub fn accountant(&self) -> Result<Option<Accountant>, CallError> {
+        let look = || match self.info() {
+            Err(off) if off.code == HResult::VM_E_VM_NOT_RUNNING => Ok(None),
+            info => info.map(|info| Some((info, Instant::now()))),
+        };
+        let Some((before, begun)) = look()? else { return Ok(None) };
+        thread::sleep(UTILIZATION);
+        let Some((after, ended)) = look()? else { return Ok(None) };
+        let ran = after.used.cpu_ms.saturating_sub(before.used.cpu_ms);
+        let could = ended.duration_since(begun).as_millis().max(1) * u128::from(after.cpus.max(1));
+        let percent = (u128::from(ran) * 100 / could).min(100);
+        Ok(Some(Accountant {
+            cpu_utilization: u8::try_from(percent).unwrap_or(100),
+            disk_bytes_read: after.used.disk_bytes_read,
+            disk_bytes_written: after.used.disk_bytes_written,
+            network_bytes_received: 0,
+            network_bytes_sent: 0,
+            up_time: Duration::from_millis(after.uptime_ms),
+        }))
     }
 
     /// What it is doing, in detail.

@@ -19,6 +19,7 @@ use crate::machine::{Links, Machine, MachineControl, MachineError};
 use crate::outcome::Outcome;
 use crate::state::{StateCell, Verb, VmState, admit};
 use crate::task::{Task, Tasks, Work};
+use crate::usage::{Usage, Used};
 use crate::virtio::block::Drive;
 use crossbeam_channel::{Sender, bounded};
 use protocol::HResult;
@@ -122,6 +123,7 @@ struct Inner {
     tasks: Tasks,
     events: Events,
     integration: Integration,
+    usage: Usage,
     /// Takes the host's ends of the agent's connections.
     agents: Sender<UnixStream>,
     life: Mutex<Life>,
@@ -184,6 +186,7 @@ impl Vm {
             state,
             tasks,
             integration,
+            usage: Usage::default(),
             agents,
             life: Mutex::default(),
             ended: Condvar::new(),
@@ -348,6 +351,12 @@ impl Vm {
             control.resume();
         }
         Ok(())
+    }
+
+    /// What it has used of its host since it was made.
+    #[must_use]
+    pub fn used(&self) -> Used {
+        self.inner.usage.used()
     }
 
     /// Presses the power button: a guest that heeds it shuts down.
@@ -518,6 +527,7 @@ impl Inner {
             vsock_path: self.vsock.clone(),
             console: HostConsole::open(&self.config.console)?,
             drives: self.drives()?,
+            usage: self.usage.clone(),
         };
         self.lock().console = links.console.hub().cloned();
         Ok(Connected { links, _socket: socket })
@@ -526,7 +536,7 @@ impl Inner {
     /// Opens the disks.
     fn drives(&self) -> Result<Vec<Arc<Drive>>, DiskError> {
         let disks = self.config.disks.iter().enumerate();
-        disks.map(|(index, disk)| Drive::open(index, disk).map(Arc::new)).collect()
+        disks.map(|(index, disk)| Drive::open(index, disk, &self.usage).map(Arc::new)).collect()
     }
 
     /// The machine has ended: everyone who waits is answered.

@@ -15,6 +15,7 @@ use vmm::control::wire::{self, Call, MachineInfo, Property, Request, Response, T
 use vmm::integration::guest::AgentStatus;
 use vmm::runtime::{Place, Runtime};
 use vmm::state::VmState;
+use vmm::usage::Used;
 
 /// The machine `Guest`: its first logoff succeeds, to each later one nobody is logged on.
 pub(crate) struct Scripted {
@@ -81,6 +82,7 @@ fn machine() -> MachineInfo {
         uptime_ms: 1,
         cpus: 1,
         memory: 32 << 20,
+        used: Used::default(),
         agent: AgentStatus {
             connected: true,
             version: Some("9.9".into()),

@@ -77,6 +77,7 @@ impl Served {
             uptime_ms: milliseconds(self.since.elapsed()),
             cpus: self.vm.config().cpus,
             memory: self.vm.config().memory,
+            used: self.vm.used(),
             agent: self.vm.guest_os().agent(),
         }
     }

@@ -8,6 +8,7 @@ use crate::error::CallError;
 use crate::events::Event;
 use crate::integration::guest::{AgentStatus, SessionList};
 use crate::state::VmState;
+use crate::usage::Used;
 use protocol::HResult;
 use protocol::frame::{self, Decoder, FrameError};
 use protocol::task::{LogoffOptions, LogoffReport, TaskInfo};
@@ -249,6 +250,9 @@ pub struct MachineInfo {
     pub cpus: u8,
     /// RAM in bytes.
     pub memory: u64,
+    /// What it has used since it was started.
+    #[serde(default)]
+    pub used: Used,
     /// The agent in its guest.
     pub agent: AgentStatus,
 }

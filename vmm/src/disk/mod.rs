@@ -16,6 +16,7 @@ mod refcounts;
 use crate::config::{Disk, DiskFormat};
 use crate::lock;
 use crate::memory::PAGE_SIZE;
+use crate::usage::Usage;
 use imago::file::File as Storage;
 use imago::io_buffers::{IoVector, IoVectorMut};
 use imago::qcow2::Qcow2;
@@ -130,6 +131,7 @@ pub struct Image {
     file: File,
     format: DiskFormat,
     traits: Traits,
+    usage: Usage,
 }
 
 impl Image {
@@ -197,7 +199,7 @@ impl Image {
             readonly: disk.readonly,
             granularity: granularity.filter(|_| !disk.readonly),
         };
-        Ok(Self { access: Some(access), file, format, traits })
+        Ok(Self { access: Some(access), file, format, traits, usage: Usage::default() })
     }
 
     /// Lets the library work on the image.
@@ -219,13 +221,20 @@ impl Image {
         self.traits
     }
 
+    /// Counts what is read and written from now on in `usage`.
+    pub fn count_in(&mut self, usage: &Usage) {
+        self.usage = usage.clone();
+    }
+
     /// Fills `buffers` from `offset`, in bytes.
     ///
     /// # Errors
     /// The file cannot be read, or the image is damaged.
     pub fn read(&mut self, buffers: &[VolatileSlice<'_>], offset: u64) -> io::Result<()> {
         let (vector, _guard) = IoVectorMut::from_volatile_slice(buffers);
-        self.work(|access| access.readv(vector, offset))
+        self.work(|access| access.readv(vector, offset))?;
+        self.usage.has_read(length(buffers));
+        Ok(())
     }
 
     /// Writes `buffers` to `offset`, in bytes.
@@ -235,7 +244,9 @@ impl Image {
     /// damaged.
     pub fn write(&mut self, buffers: &[VolatileSlice<'_>], offset: u64) -> io::Result<()> {
         let (vector, _guard) = IoVector::from_volatile_slice(buffers);
-        self.work(|access| access.writev(vector, offset))
+        self.work(|access| access.writev(vector, offset))?;
+        self.usage.has_written(length(buffers));
+        Ok(())
     }
 
     /// Makes `length` bytes from `offset` zeroes. Their space is given back if `unmap` says so;
@@ -283,6 +294,11 @@ impl Image {
         self.work(|access| access.flush())?;
         self.file.sync_data()
     }
+}
+
+/// Bytes of `buffers` together.
+fn length(buffers: &[VolatileSlice<'_>]) -> usize {
+    buffers.iter().map(VolatileSlice::len).sum()
 }
 
 impl Drop for Image {

@@ -176,6 +176,10 @@ pub(crate) fn machine(name: &str, format: Format) -> Outcome {
             if let Some(machine) = &running {
                 rows.push(("pid", machine.pid.to_string()));
                 rows.push(("up", time(machine.uptime_ms)));
+                rows.push(("processor time", time(machine.used.cpu_ms)));
+                let (read, written) =
+                    (machine.used.disk_bytes_read, machine.used.disk_bytes_written);
+                rows.push(("disks", format!("{} read, {} written", Size(read), Size(written))));
                 rows.push(("agent", agent(machine)));
             }
             if let Some(machine) = &registered {

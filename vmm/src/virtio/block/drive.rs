@@ -8,6 +8,7 @@
 use crate::config::Disk;
 use crate::disk::{DiskError, DiskFault, Image, Traits};
 use crate::io::{IoHandle, IoThread, Source, SourceId};
+use crate::usage::Usage;
 use crossbeam_channel::{Receiver, TryRecvError};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -31,11 +32,13 @@ pub struct Drive {
 
 impl Drive {
     /// Opens the image of `disk`, the machine's disk number `index` from 0, and starts its thread.
+    /// What the guest reads and writes is counted in `usage`.
     ///
     /// # Errors
     /// The image cannot be used, or no thread is left.
-    pub fn open(index: usize, disk: &Disk) -> Result<Self, DiskError> {
-        let image = Image::open(disk)?;
+    pub fn open(index: usize, disk: &Disk, usage: &Usage) -> Result<Self, DiskError> {
+        let mut image = Image::open(disk)?;
+        image.count_in(usage);
         Self::start(index, image, PATIENCE)
             .map_err(|error| DiskError { path: disk.path.clone(), fault: DiskFault::Thread(error) })
     }

@@ -4,6 +4,7 @@ use super::{Block, Drive};
 use crate::config::{Disk, DiskFormat};
 use crate::disk::Image;
 use crate::outcome::{Outcome, OutcomeSlot};
+use crate::usage::Usage;
 use crate::virtio::test_driver::Driver;
 use crossbeam_channel::Receiver;
 use imago::file::File as Storage;
@@ -101,7 +102,7 @@ impl Guest {
 
     /// A guest that does not accept some of the device's features.
     pub(crate) fn start_refusing(disk: &Disk, refused: u64) -> Self {
-        Self::with_drive(Drive::open(0, disk).unwrap(), refused)
+        Self::with_drive(Drive::open(0, disk, &Usage::default()).unwrap(), refused)
     }
 
     /// A guest whose disk is given up after `patience`.

@@ -3,6 +3,7 @@
 use super::test_disk::*;
 use super::*;
 use crate::config::{Disk, DiskFormat};
+use crate::usage::Usage;
 use crate::virtio::mmio::register;
 use crate::virtio::test_driver::LIMIT;
 use std::os::unix::fs::MetadataExt;
@@ -373,7 +374,7 @@ fn a_disk_that_does_not_come_back_keeps_nobody_waiting() {
     drop(image);
     // The thread that was left behind closes the image when it comes to it.
     let deadline = Instant::now() + LIMIT;
-    while Drive::open(0, &disk).is_err() {
+    while Drive::open(0, &disk, &Usage::default()).is_err() {
         assert!(Instant::now() < deadline, "the image is free again");
         std::thread::yield_now();
     }
