@@ -333,3 +333,28 @@ fn a_machine_that_spins_uses_its_processors_and_one_that_is_off_has_no_account()
     succeeds(machine.reset());
     assert!(machine.info().unwrap().used.cpu_ms >= used);
 }
+
+#[test]
+fn the_example_asks_the_process_that_runs_a_machine_and_tells_of_each_session() {
+    let world = World::new();
+    let machine = world.machine("web", relay::code());
+    succeeds(machine.startup());
+    let success = Manner::Ends(TaskResult::Success, HResult::S_OK);
+    agent::connect(&world.path("run/web/vsock.sock"), success);
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let output = cargo
+        .args(["run", "--quiet", "--package", "vmm", "--example", "logoff", "--", "web"])
+        .env("VMM_RUNTIME_DIR", world.path("run"))
+        .env("VMM_DATA_DIR", world.path("data"))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    for line in
+        ["log off all users: Some(Success) 0x00000000 S_OK", "alice on tty1: Some(Terminated)"]
+    {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+    assert_eq!(machine.state().unwrap(), VmState::Running);
+}
