@@ -1,8 +1,8 @@
 //! Each code that a call or a task can answer with and this command can reach, provoked for real.
 //!
 //! The machines run; their agents are a test's own, in guests that relay them. Codes of properties
-//! are in `guest.rs`, of definitions' faults in `catalog.rs`. What no host or guest here can be made
-//! to answer is not in the tables: a processor that cannot run machines, a full disk.
+//! are in `guest.rs`, of definitions' faults in `catalog.rs`, of a host without KVM in `cli.rs`. What
+//! no host here can be made to answer is not in the tables: a KVM that lacks a capability.
 
 use crate::world::{Answer, VMM, World, answer, eventually, for_nobody};
 use protocol::HResult;
@@ -132,6 +132,34 @@ fn a_machine_whose_console_cannot_be_written_says_with_a_code_why() {
         check(&world, &[(&run, Source::Call, code, 1)]);
     }
     world.holds_nothing();
+}
+
+#[test]
+fn an_image_that_another_machine_writes_is_refused_with_its_code() {
+    let world = World::new();
+    let kernel = world.kernel(SPIN);
+    let disk = format!("path={}", world.file("disk", &[0; 4096]));
+    let _web = world.start(&["--kernel", &kernel, "--disk", &disk]);
+    let run = ["run", "new", "--kernel", &kernel, "--memory", "32M", "--disk", &disk];
+    check(&world, &[(&run, Source::Call, HResult::ERROR_SHARING_VIOLATION, 1)]);
+}
+
+#[test]
+fn a_full_disk_is_told_with_its_code_and_leaves_no_machine() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("NOT TESTED: only root can mount a small disk");
+        return;
+    }
+    let world = World::new();
+    let kernel = world.kernel(SPIN);
+    let script = "mkdir -p $VMM_DATA_DIR && mount -t tmpfs -o size=8k,mode=700 none $VMM_DATA_DIR
+        cat /dev/zero > $VMM_DATA_DIR/FILL
+        \"$0\" create web --kernel \"$1\" --format json; code=$?
+        \"$0\" ls --format json >&2; exit $code";
+    let mut command = world.command("unshare");
+    let created = answer(command.args(["--mount", "sh", "-c", script, VMM, &kernel]));
+    assert_eq!(judge(&created), (Source::Call, HResult::ERROR_DISK_FULL, Some(1)), "{created:?}");
+    assert!(created.stderr.contains("\"machines\":[]"), "{created:?}");
 }
 
 #[test]
