@@ -1,3 +1,6 @@
+//! Counts of clusters: images that are whole, that a killed process left, and that contradict
+//! themselves.
+
 use super::*;
 use crate::config::{Disk, DiskFormat};
 use crate::disk::Image;

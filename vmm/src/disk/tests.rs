@@ -1,3 +1,5 @@
+//! Images of disks: what is opened and refused, read and written, and locked.
+
 use super::*;
 use crate::error::chain;
 use crate::virtio::block::test_disk::{FORMATS, contents, make, new_disk};
