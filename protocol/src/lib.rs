@@ -59,6 +59,8 @@ pub use hresult::HResult;
 pub const HOST_CID: u32 = 2;
 /// The vsock port of the host that the agent dials: the letters `VM`.
 pub const AGENT_PORT: u32 = 0x564d;
+/// The vsock port of the host on which the guest's init says that it is ready.
+pub const NOTIFY_PORT: u32 = AGENT_PORT + 1;
 /// Source ports below this one are reserved for privileged guest processes.
 pub const PRIVILEGED_PORTS: u32 = 1024;
 /// The oldest and the newest version of the channel's protocol that this build speaks.

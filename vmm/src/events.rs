@@ -48,6 +48,9 @@ pub enum EventKind {
     OnHeartbeatStopped,
     /// An agent is connected and has answered.
     OnAdditionsAvailable,
+    /// The guest's init says that the boot is complete: see [`notify`](crate::notify). The API has
+    /// no such event.
+    GuestReady,
     /// The guest has shut down.
     OnGuestShutdown,
     /// A session ended.
@@ -62,7 +65,7 @@ pub enum EventKind {
 }
 
 impl EventKind {
-    /// The documented number.
+    /// The documented number; those from 1,000 on are ours.
     #[must_use]
     pub fn number(&self) -> u32 {
         match self {
@@ -73,6 +76,7 @@ impl EventKind {
             Self::OnHeartbeatStopped => 5,
             Self::OnAdditionsAvailable => 9,
             Self::OnGuestShutdown => 10,
+            Self::GuestReady => 1000,
             Self::OnGuestLogoff { .. } => 11,
         }
     }

@@ -61,6 +61,7 @@ pub mod kvm;
 mod lock;
 pub mod machine;
 pub mod memory;
+pub mod notify;
 pub mod outcome;
 pub mod pc_events;
 pub mod probe;

@@ -17,6 +17,7 @@ use crate::io::IoThread;
 use crate::irq::IrqLine;
 use crate::kvm::{Hypervisor, KvmError};
 use crate::memory::{self, GuestRam, MemoryError};
+use crate::notify::{self, Readiness};
 use crate::outcome::{LastWord, Outcome, OutcomeSlot};
 use crate::usage::Usage;
 use crate::vcpu::{Buses, Processors};
@@ -55,6 +56,8 @@ pub struct Links {
     pub drives: Vec<Arc<Drive>>,
     /// Counts the time of the processors.
     pub usage: Usage,
+    /// What the guest says of its boot.
+    pub readiness: Readiness,
 }
 
 /// Why a machine could not be put together or run.
@@ -257,7 +260,8 @@ impl Machine {
         }
         acpi::write(&ram, &Platform { cpus: config.cpus, virtio: board.virtio })?;
         let uuid = config.uuid.unwrap_or_default();
-        smbios::write(&ram, &Identity { uuid, oem_strings: &config.oem_strings })?;
+        let oem_strings = notify::with_address(&config.oem_strings);
+        smbios::write(&ram, &Identity { uuid, oem_strings: &oem_strings })?;
         let buses = Arc::new(Buses { pio: board.pio, mmio: board.mmio });
 
         let entry = boot::load(&ram, config)?;
@@ -290,13 +294,17 @@ fn virtio_devices(
     io: &IoThread,
     outcome: &OutcomeSlot,
 ) -> Result<Vec<Box<dyn VirtioDevice>>, MachineError> {
-    let listener = links.vsock_listener.as_ref().map(UnixListener::try_clone).transpose();
-    let agents = Service { port: AGENT_PORT, privileged: true, accept: links.agents.clone() };
+    let programs = links.vsock_listener.as_ref().map(UnixListener::try_clone).transpose();
+    let agents =
+        Service { port: AGENT_PORT, privileged: true, accept: links.agents.clone(), bell: None };
+    let (notify, listener) =
+        notify::service(links.readiness.clone()).map_err(resource("the readiness service"))?;
+    io.handle().add(Box::new(listener)).map_err(resource("the readiness service"))?;
     let vsock = VsockConfig {
         guest_cid: GUEST_CID,
-        listener: listener.map_err(resource("a descriptor of the vsock socket"))?,
+        listener: programs.map_err(resource("a descriptor of the vsock socket"))?,
         guest_sockets: links.vsock_path.clone(),
-        services: vec![agents],
+        services: vec![agents, notify],
     };
     let mut devices: Vec<Box<dyn VirtioDevice>> =
         vec![Box::new(Vsock::new(vsock, io.handle())), Box::new(Rng::new(io.handle()))];

@@ -16,6 +16,7 @@ use crate::integration::Integration;
 use crate::integration::guest::GuestOs;
 use crate::kvm::KvmError;
 use crate::machine::{Links, Machine, MachineControl, MachineError};
+use crate::notify::{Readiness, Told};
 use crate::outcome::Outcome;
 use crate::state::{StateCell, Verb, VmState, admit};
 use crate::task::{Task, Tasks, Work};
@@ -123,6 +124,7 @@ struct Inner {
     tasks: Tasks,
     events: Events,
     integration: Integration,
+    readiness: Readiness,
     usage: Usage,
     /// Takes the host's ends of the agent's connections.
     agents: Sender<UnixStream>,
@@ -180,6 +182,7 @@ impl Vm {
         integration.set_machine_name(&config.name);
         integration.tell_events(&events);
         let inner = Inner {
+            readiness: Readiness::new(events.clone()),
             events,
             vsock: vsock.map(Path::to_owned),
             config,
@@ -230,6 +233,12 @@ impl Vm {
     #[must_use]
     pub fn guest_os(&self) -> GuestOs {
         self.inner.integration.guest_os()
+    }
+
+    /// What the guest has told of its boot without an agent.
+    #[must_use]
+    pub fn told(&self) -> Told {
+        self.inner.readiness.told()
     }
 
     /// The machine's tasks.
@@ -472,6 +481,7 @@ impl Inner {
             Ok(started) => started,
             Err(error) => return End::NotStarted(error.into()),
         };
+        self.readiness.boot_begins();
         loop {
             let outcome = match self.boot(machine) {
                 Ok(outcome) => outcome,
@@ -485,6 +495,7 @@ impl Inner {
                 Outcome::TripleFault => return End::TripleFault,
                 Outcome::InternalError(text) => return End::Failed(text),
             }
+            self.readiness.boot_begins();
             self.events.publish(EventKind::OnReset);
             machine = match Machine::new(&self.config, &connected.links) {
                 Ok(machine) => machine,
@@ -528,6 +539,7 @@ impl Inner {
             console: HostConsole::open(&self.config.console)?,
             drives: self.drives()?,
             usage: self.usage.clone(),
+            readiness: self.readiness.clone(),
         };
         self.lock().console = links.console.hub().cloned();
         Ok(Connected { links, _socket: socket })
@@ -555,6 +567,7 @@ impl Inner {
             End::PowerOff => self.integration.powered_off(),
             _ => self.integration.machine_ended(),
         }
+        self.readiness.machine_ended();
         let mut life = self.lock();
         life.control = None;
         life.console = None;

@@ -13,6 +13,7 @@ use std::thread;
 use std::time::Duration;
 use vmm::control::wire::{self, Call, MachineInfo, Property, Request, Response, TaskDocument};
 use vmm::integration::guest::AgentStatus;
+use vmm::notify::Told;
 use vmm::runtime::{Place, Runtime};
 use vmm::state::VmState;
 use vmm::usage::Used;
@@ -90,6 +91,7 @@ fn machine() -> MachineInfo {
             heard_ms: Some(1),
             dropped: 0,
         },
+        readiness: Told::default(),
     }
 }
 

@@ -79,6 +79,7 @@ impl Served {
             memory: self.vm.config().memory,
             used: self.vm.used(),
             agent: self.vm.guest_os().agent(),
+            readiness: self.vm.told(),
         }
     }
 

@@ -7,6 +7,7 @@ use crate::control::access::Right;
 use crate::error::CallError;
 use crate::events::Event;
 use crate::integration::guest::{AgentStatus, SessionList};
+use crate::notify::Told;
 use crate::state::VmState;
 use crate::usage::Used;
 use protocol::HResult;
@@ -255,6 +256,9 @@ pub struct MachineInfo {
     pub used: Used,
     /// The agent in its guest.
     pub agent: AgentStatus,
+    /// What its guest has told of its boot without an agent.
+    #[serde(default)]
+    pub readiness: Told,
 }
 
 /// The answer to a call that is refused.

@@ -65,6 +65,8 @@ pub enum VmmEventNumber {
     OnGuestShutdown = 10,
     /// A session ended.
     OnGuestLogoff = 11,
+    /// The guest's init says that the boot is complete; the API has no such event.
+    GuestReady = 1000,
 }
 
 impl From<&EventKind> for VmmEventNumber {
@@ -77,6 +79,7 @@ impl From<&EventKind> for VmmEventNumber {
             EventKind::OnHeartbeatStopped => Self::OnHeartbeatStopped,
             EventKind::OnAdditionsAvailable => Self::OnAdditionsAvailable,
             EventKind::OnGuestShutdown => Self::OnGuestShutdown,
+            EventKind::GuestReady => Self::GuestReady,
             EventKind::OnGuestLogoff { .. } => Self::OnGuestLogoff,
         }
     }
@@ -230,6 +233,7 @@ mod tests {
             EventKind::OnHeartbeatStopped,
             EventKind::OnAdditionsAvailable,
             EventKind::OnGuestShutdown,
+            EventKind::GuestReady,
             EventKind::OnGuestLogoff {
                 logoff_type: LogoffType::External,
                 user: "alice".into(),

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::eventfd::EventFd;
 use zerocopy::IntoBytes;
 
 const DEVICE_TYPE: u32 = 19;
@@ -64,6 +65,8 @@ pub struct Service {
     pub privileged: bool,
     /// Takes the service's ends of new connections; when it is full, the guest is refused.
     pub accept: Sender<UnixStream>,
+    /// Rung when one has been given to it.
+    pub bell: Option<Arc<EventFd>>,
 }
 
 /// The device.

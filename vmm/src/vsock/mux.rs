@@ -335,6 +335,10 @@ impl Mux {
         }
         let (theirs, ours) = UnixStream::pair().ok()?;
         service.accept.try_send(theirs).ok()?;
+        if let Some(bell) = &service.bell {
+            // Full means that it is readable, which is all that is wanted.
+            let _ = bell.write(1);
+        }
         Some(ours)
     }
 

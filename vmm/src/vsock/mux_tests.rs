@@ -15,7 +15,7 @@ fn mux(listener: Option<UnixListener>, services: Vec<Service>) -> Mux {
 fn connections_that_come_and_go_leave_no_place_taken_and_no_line_behind() {
     with_registry(|registry| {
         let (accept, streams) = bounded(1);
-        let service = Service { port: 5, privileged: false, accept };
+        let service = Service { port: 5, privileged: false, accept, bell: None };
         let mut mux = mux(None, vec![service]);
         for guest in 0..10_000 {
             let ports = Ports { host: 5, guest };

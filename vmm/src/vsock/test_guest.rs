@@ -61,7 +61,10 @@ impl Guest {
         let (to_open, open) = bounded(2000);
         let (to_privileged, privileged) = bounded(10);
         let (to_narrow, narrow) = bounded(1);
-        let service = |port, accept| Service { port, privileged: port == PRIVILEGED, accept };
+        let service = |port, accept| {
+            let privileged = port == PRIVILEGED;
+            Service { port, privileged, accept, bell: None }
+        };
         let config = VsockConfig {
             guest_cid: GUEST_CID,
             listener: Some(UnixListener::bind(directory.path().join("v")).unwrap()),

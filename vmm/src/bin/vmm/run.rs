@@ -108,10 +108,11 @@ fn run_telling(args: RunArgs, readiness: &Readiness, format: Format) -> Outcome 
         running.vm = Some(Arc::clone(vm));
     }
     let end = end.wait();
+    let exit_status = vm.told().exit_status;
     lock(&running).vm = None;
     drop(host);
     terminal.restore();
-    Ok(tell(&name, &end, format))
+    Ok(tell(&name, &end, exit_status, format))
 }
 
 /// The machine that the command line names or describes, and the task of its start.
@@ -152,8 +153,8 @@ pub(crate) fn unusable(error: &ConfigError) -> Failure {
     Failure { code: error.code(), exit: EXIT_USAGE, text: chain(error) }
 }
 
-/// Says how the machine ended.
-fn tell(name: &str, end: &End, format: Format) -> u8 {
+/// Says how the machine ended, and with what its guest's init did, if it has told.
+fn tell(name: &str, end: &End, exit_status: Option<u8>, format: Format) -> u8 {
     let (word, text, exit) = match end {
         End::PowerOff => ("power_off", "the guest powered off".to_owned(), 0),
         End::TurnedOff => ("turned_off", "turned off".to_owned(), 0),
@@ -170,8 +171,13 @@ fn tell(name: &str, end: &End, format: Format) -> u8 {
         End::Failed(text) => ("failed", format!("cannot go on: {text}"), EXIT_FAILED),
     };
     say(&format!("{name}: {text}"));
+    if let Some(status) = exit_status {
+        say(&format!("{name}: the guest's init ended with exit status {status}"));
+    }
     if format == Format::Json {
-        print_json(&json!({ "name": name, "end": word, "description": text }));
+        print_json(&json!({
+            "name": name, "end": word, "description": text, "exit_status": exit_status,
+        }));
     }
     exit
 }

@@ -13,6 +13,7 @@ use vmm::control::client::Client;
 use vmm::control::wire::MachineInfo;
 use vmm::error::{CallError, chain};
 use vmm::integration::guest::AgentStatus;
+use vmm::notify::{Phase, Told};
 use vmm::probe;
 use vmm::state::VmState;
 
@@ -181,6 +182,7 @@ pub(crate) fn machine(name: &str, format: Format) -> Outcome {
                     (machine.used.disk_bytes_read, machine.used.disk_bytes_written);
                 rows.push(("disks", format!("{} read, {} written", Size(read), Size(written))));
                 rows.push(("agent", agent(machine)));
+                rows.push(("readiness", readiness(&machine.readiness)));
             }
             if let Some(machine) = &registered {
                 rows.push(("definition", machine.path.display().to_string()));
@@ -199,6 +201,16 @@ pub(crate) fn machine(name: &str, format: Format) -> Outcome {
         }
     }
     Ok(0)
+}
+
+/// How far the guest is, as it says itself.
+fn readiness(told: &Told) -> String {
+    match (told.phase, told.ready_ms) {
+        (Phase::Ready, Some(after)) => format!("ready, {} after its boot began", time(after)),
+        (Phase::Ready, None) => "ready".into(),
+        (Phase::Booting, _) if told.messages > 0 => "booting".into(),
+        (Phase::Booting | Phase::Off, _) => "-".into(),
+    }
 }
 
 fn disks_in_words(definition: Option<&Definition>) -> String {

@@ -23,8 +23,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 use vmm::catalog::{Catalog, Registered};
 use vmm::control::client::Client;
-use vmm::control::wire::{Request, TaskDocument};
+use vmm::control::wire::{MachineInfo, Request, TaskDocument};
 use vmm::error::CallError;
+use vmm::notify::Phase;
 use vmm::runtime::Runtime;
 
 /// The exit code of a caller that left while the machine started.
@@ -68,8 +69,8 @@ pub(crate) fn start(args: &StartArgs, format: Format) -> Outcome {
         }
         Started::Elsewhere(mut client, id) => {
             let code = follow::finish(&mut client, id, &args.work.waiting, format)?;
-            if code == HResult::S_OK && args.wait == Awaited::Agent {
-                await_agent(client.name(), deadline)?;
+            if code == HResult::S_OK {
+                await_guest(client.name(), args.wait, deadline)?;
             }
             return Ok(exit_code(code));
         }
@@ -81,15 +82,20 @@ pub(crate) fn start(args: &StartArgs, format: Format) -> Outcome {
     process.complete(deadline)?;
     let (name, document) = (&process.machine.name, &process.document);
     let code = follow::code(document);
-    if code == HResult::S_OK && args.wait == Awaited::Agent {
-        if args.work.waiting.progress != ProgressArg::None {
-            say(&format!("{name} is running; waiting for its agent"));
+    if code == HResult::S_OK {
+        let (awaited, event) = match args.wait {
+            Awaited::Running => ("", ""),
+            Awaited::Ready => ("its guest to be ready", "its guest was ready"),
+            Awaited::Agent => ("its agent", "its agent came"),
+        };
+        if args.wait != Awaited::Running && args.work.waiting.progress != ProgressArg::None {
+            say(&format!("{name} is running; waiting for {awaited}"));
         }
-        await_agent(name, deadline).map_err(|error| match error.code {
+        await_guest(name, args.wait, deadline).map_err(|error| match error.code {
             HResult::VM_E_VM_NOT_RUNNING => {
                 // Its last words come with its end.
                 await_end(&mut process.child);
-                let text = format!("{name} ended before its agent came{}", said(name));
+                let text = format!("{name} ended before {event}{}", said(name));
                 CallError::new(error.code, text)
             }
             _ => error,
@@ -250,24 +256,49 @@ fn silent(silence: RecvTimeoutError, name: &str, child: &mut Child) -> CallError
     CallError::new(HResult::DISP_E_EXCEPTION, text)
 }
 
-/// Waits until the guest's agent has connected.
-fn await_agent(name: &str, deadline: Option<Instant>) -> Result<(), CallError> {
+/// Waits until the guest is as far as `wait` says.
+fn await_guest(name: &str, wait: Awaited, deadline: Option<Instant>) -> Result<(), CallError> {
+    if wait == Awaited::Running {
+        return Ok(());
+    }
     let begun = Instant::now();
     let mut client = connect(name)?;
     let mut events = connect(name).and_then(Client::events)?;
     loop {
-        if client.machine()?.agent.connected {
+        let machine = client.machine()?;
+        let there = match wait {
+            Awaited::Running => true,
+            Awaited::Ready => machine.readiness.phase == Phase::Ready,
+            Awaited::Agent => machine.agent.connected,
+        };
+        if there {
             return Ok(());
         }
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         if left == Some(Duration::ZERO) {
-            let text = format!(
-                "no agent: {name} is running, but none has connected in {} s; does vmm-agent run in \
-                 the guest?",
-                begun.elapsed().as_secs()
-            );
+            let text = late(&machine, wait, begun.elapsed());
             return Err(CallError::new(HResult::VM_E_TIMED_OUT, text));
         }
         events.next(Some(left.unwrap_or(LOOK).min(LOOK)))?;
     }
+}
+
+/// What was and what was not heard of a guest that takes too long.
+fn late(machine: &MachineInfo, wait: Awaited, waited: Duration) -> String {
+    let (name, waited) = (&machine.name, waited.as_secs());
+    if wait == Awaited::Agent {
+        return format!(
+            "no agent: {name} is running, but none has connected in {waited} s; does vmm-agent run in \
+             the guest?"
+        );
+    }
+    let heard = match machine.readiness.messages {
+        0 => "its init has said nothing at all; is it systemd 254 or newer, with vsock in its \
+              kernel?"
+            .to_owned(),
+        1 => "its init has only said something else once; it may still be booting".to_owned(),
+        count => format!("its init has said {count} other things; it may still be booting"),
+    };
+    let agent = if machine.agent.connected { "; its agent is connected" } else { "" };
+    format!("not ready: {name} is running, but in {waited} s {heard}{agent}")
 }

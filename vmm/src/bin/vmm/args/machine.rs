@@ -133,6 +133,7 @@ pub(crate) struct RegisterArgs {
 Examples:
   vmm start web
   vmm start web --wait agent --timeout 2m && vmm users web
+  vmm start web --wait ready --timeout 2m
 
 The machine has a process of its own and no terminal: `vmm console` attaches to
 its console, and what its process says is in a log that `vmm show` names.
@@ -151,6 +152,8 @@ pub(crate) struct StartArgs {
 pub(crate) enum Awaited {
     /// The machine runs.
     Running,
+    /// The guest's systemd says that the boot is complete; it can since version 254.
+    Ready,
     /// The guest's agent has connected.
     Agent,
 }
