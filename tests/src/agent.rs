@@ -1,19 +1,14 @@
 //! An agent that does what a test wants, in a machine whose guest is the [relay](crate::relay).
 
+use crate::relay;
 use protocol::HResult;
 use protocol::frame::{self, Decoder};
 use protocol::hello::{Hello, INFO, LOGOFF, PARAMETERS, POWER, SESSIONS};
 use protocol::message::{AgentMessage, Done, HostMessage, Progress, Request};
 use protocol::task::{Outcome, SessionReport, SessionSummary, TaskResult};
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::thread;
-use std::time::{Duration, Instant};
-
-/// A bound against hanging.
-const LIMIT: Duration = Duration::from_secs(30);
 
 /// What an agent answers when it is asked for work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +35,7 @@ impl Manner {
 /// # Panics
 /// The machine does not let it connect.
 pub fn connect(vsock: &Path, manner: Manner) {
-    let mut stream = dial(vsock);
+    let mut stream = relay::dial(vsock, protocol::AGENT_PORT);
     let services = [LOGOFF, SESSIONS, POWER, INFO, PARAMETERS];
     let hello = Hello {
         protocols: protocol::PROTOCOL,
@@ -115,26 +110,4 @@ fn alice(outcome: Option<Outcome>) -> SessionReport {
     };
     let milliseconds = outcome.map(|_| 1);
     SessionReport { session, outcome, milliseconds, survivors: Vec::new() }
-}
-
-/// Connects to the guest as soon as it accepts.
-fn dial(vsock: &Path) -> UnixStream {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        match try_dial(vsock) {
-            Ok(stream) => return stream,
-            Err(error) => assert!(Instant::now() < deadline, "the relay never accepts: {error}"),
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
-}
-
-fn try_dial(vsock: &Path) -> io::Result<UnixStream> {
-    let mut stream = UnixStream::connect(vsock)?;
-    stream.write_all(b"CONNECT 1\n")?;
-    let mut answer = [0];
-    while answer != *b"\n" {
-        stream.read_exact(&mut answer)?;
-    }
-    Ok(stream)
 }

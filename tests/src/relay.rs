@@ -1,19 +1,29 @@
-//! A guest that lets a test play its agent: a kernel of some hundred bytes with a driver for the
-//! vsock device and nothing else.
+//! A guest that lets a test play its agent, or its init: a kernel of some hundred bytes with a driver
+//! for the vsock device and nothing else.
 //!
-//! When a host program connects to a port of the guest, the guest accepts, dials the agent's service
-//! from a privileged port, and from then on passes every packet of the one connection on as one of
-//! the other. The program at the host's vsock socket is then the machine's agent, over the same ring,
-//! device and multiplexer as a real one.
+//! When a host program connects to a port of the guest, the guest accepts, dials the service of the
+//! monitor that has the same port from a privileged one, and from then on passes every packet of the
+//! one connection on as one of the other. The program at the host's vsock socket is then the
+//! machine's agent, over the same ring, device and multiplexer as a real one.
 //!
 //! ```text
-//! test -- vsock.sock -- device -> relay -> device -- the monitor's agent service
+//! test -- vsock.sock -- device -> relay -> device -- a service of the monitor
 //! ```
+//!
+//! There is one such pair at a time.
 //!
 //! The driver has 16 buffers to receive into. A packet is forwarded from the buffer that it came in,
 //! and the buffer is given back when it has been sent.
 
 use std::arch::global_asm;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A bound against hanging.
+const LIMIT: Duration = Duration::from_secs(30);
 
 global_asm!(
     r"
@@ -74,10 +84,11 @@ tests_relay_begin:
     mov word ptr [r8 + 0x1002], 16
     mov dword ptr [rbx + 0x70], 15
     mov dword ptr [rbx + 0x50], 0
-    // r9: packets received, r10: packets sent, r11: the host program's port.
+    // r9: packets received, r10: packets sent, r11: the host program's port, r12: the service's.
     xor r9d, r9d
     xor r10d, r10d
     xor r11d, r11d
+    xor r12d, r12d
 .Lreceive:
     pause
     cmp r9w, [r8 + 0x2002]
@@ -94,17 +105,19 @@ tests_relay_begin:
     mov edx, [rdi + 16]
     mov qword ptr [rdi], 3
     mov qword ptr [rdi + 8], 2
-    mov dword ptr [rdi + 16], 1
     mov dword ptr [rdi + 36], 0x40000000
     mov dword ptr [rdi + 40], 0
     cmp eax, 1
     jne .Lother
-    // A request: accept it, and dial the agent's service.
+    // A request: accept it at its port, and dial the service from port 1.
     mov r11d, edx
+    mov r12d, [rdi + 20]
+    mov [rdi + 16], r12d
     mov [rdi + 20], edx
     mov word ptr [rdi + 30], 2
     call .Lsend
-    mov dword ptr [rdi + 20], {agent}
+    mov dword ptr [rdi + 16], 1
+    mov [rdi + 20], r12d
     mov word ptr [rdi + 30], 1
     call .Lsend
     jmp .Lback
@@ -114,9 +127,12 @@ tests_relay_begin:
     je .Lback
     cmp eax, 6
     jae .Lback
-    mov ecx, {agent}
-    cmp edx, ecx
+    mov eax, 1
+    mov ecx, r12d
+    cmp edx, r12d
+    cmove eax, r12d
     cmove ecx, r11d
+    mov [rdi + 16], eax
     mov [rdi + 20], ecx
     call .Lsend
 .Lback:
@@ -144,8 +160,7 @@ tests_relay_begin:
     ret
 tests_relay_end:
     .popsection
-    ",
-    agent = const protocol::AGENT_PORT,
+    "
 );
 
 unsafe extern "C" {
@@ -160,4 +175,31 @@ pub fn code() -> &'static [u8] {
     let length = (&raw const tests_relay_end).addr() - begin.addr();
     // SAFETY: between the two labels are `length` bytes of constants.
     unsafe { std::slice::from_raw_parts(begin, length) }
+}
+
+/// Connects to the service with this port as soon as the relay accepts, in the machine whose vsock
+/// socket is at `vsock`.
+///
+/// # Panics
+/// It never accepts.
+#[must_use]
+pub fn dial(vsock: &Path, port: u32) -> UnixStream {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        match try_dial(vsock, port) {
+            Ok(stream) => return stream,
+            Err(error) => assert!(Instant::now() < deadline, "the relay never accepts: {error}"),
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn try_dial(vsock: &Path, port: u32) -> io::Result<UnixStream> {
+    let mut stream = UnixStream::connect(vsock)?;
+    stream.write_all(format!("CONNECT {port}\n").as_bytes())?;
+    let mut answer = [0];
+    while answer != *b"\n" {
+        stream.read_exact(&mut answer)?;
+    }
+    Ok(stream)
 }

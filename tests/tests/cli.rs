@@ -16,6 +16,8 @@ mod guest;
 mod help;
 #[path = "cli/power.rs"]
 mod power;
+#[path = "cli/readiness.rs"]
+mod readiness;
 #[path = "cli/start.rs"]
 mod start;
 #[path = "cli/tasks.rs"]

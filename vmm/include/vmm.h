@@ -396,6 +396,10 @@ enum vmm_event_number
    * A session ended.
    */
   VMM_EVENT_NUMBER_ON_GUEST_LOGOFF = 11,
+  /**
+   * The guest's init says that the boot is complete; the API has no such event.
+   */
+  VMM_EVENT_NUMBER_GUEST_READY = 1000,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
