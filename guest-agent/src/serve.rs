@@ -9,7 +9,7 @@ use crate::services::{Services, rejected};
 use crate::sessions::{Backend, Backends, rows};
 use crate::wire::{Heard, Reader, Wire, split};
 use protocol::frame::{FrameError, MAX_FRAME};
-use protocol::hello::{Hello, LOGOFF, SESSIONS};
+use protocol::hello::{Hello, LOGOFF, SESSIONS, Versions};
 use protocol::message::{AgentMessage, HostMessage, LogoffRequest, Request};
 use protocol::power::{PowerAction, PowerRequest};
 use protocol::{HEARTBEAT_MS, HResult, PROTOCOL};
@@ -58,6 +58,7 @@ pub struct Agent {
     backends: Arc<dyn Backends>,
     boot_id: String,
     services: Arc<Services>,
+    protocols: Versions,
     log: fn(&str),
 }
 
@@ -73,13 +74,19 @@ impl Agent {
     #[must_use]
     pub fn choosing(backends: Arc<dyn Backends>, boot_id: impl Into<String>) -> Self {
         let services = Arc::new(Services::default());
-        Self { backends, boot_id: boot_id.into(), services, log: |_| () }
+        Self { backends, boot_id: boot_id.into(), services, protocols: PROTOCOL, log: |_| () }
     }
 
     /// The same agent with these services.
     #[must_use]
     pub fn with_services(self, services: Services) -> Self {
         Self { services: Arc::new(services), ..self }
+    }
+
+    /// The same agent, speaking these versions of the protocol: as a build does that is older or newer.
+    #[must_use]
+    pub fn speaking(self, protocols: Versions) -> Self {
+        Self { protocols, ..self }
     }
 
     /// The same agent, telling `log` in short lines when it is connected and what is asked of it.
@@ -115,7 +122,7 @@ impl Agent {
         let names = [LOGOFF, SESSIONS].into_iter().chain(self.services.names());
         let services: BTreeMap<String, u32> = names.map(|name| (name.to_owned(), 1)).collect();
         wire.send(&AgentMessage::Hello(Hello {
-            protocols: PROTOCOL,
+            protocols: self.protocols,
             agent_version: env!("CARGO_PKG_VERSION").into(),
             boot_id: self.boot_id.clone(),
             services,
@@ -125,7 +132,7 @@ impl Agent {
             match reader.next(until)? {
                 Heard::Message(HostMessage::Welcome(welcome)) => {
                     let chosen = welcome.protocol;
-                    let offered = (PROTOCOL.min..=PROTOCOL.max).contains(&chosen);
+                    let offered = (self.protocols.min..=self.protocols.max).contains(&chosen);
                     if !offered {
                         return Err(ServeError::Protocol(chosen));
                     }

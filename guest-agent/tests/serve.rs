@@ -2,11 +2,12 @@
 
 mod world;
 
-use guest_agent::serve::ServeError;
-use protocol::hello::{Refuse, Welcome};
+use guest_agent::serve::{Agent, ServeError};
+use protocol::hello::{Refuse, Versions, Welcome};
 use protocol::message::{AgentMessage, HostMessage, Request};
 use protocol::{HResult, PROTOCOL, frame};
 use std::io::Write;
+use std::sync::Arc;
 use world::{POLITE, World, within};
 
 #[test]
@@ -96,4 +97,35 @@ fn what_is_not_understood_is_passed_over_and_a_broken_stream_ends_it() {
         matches!(error, ServeError::Stream(frame::FrameError::Length(u32::MAX)))
     };
     assert!(end.as_ref().is_err_and(length), "{end:?}");
+}
+
+#[test]
+fn an_agent_works_with_hosts_that_are_one_version_older_or_newer_and_with_no_others() {
+    for theirs in [1, 2, 3, 4] {
+        let world = World::new();
+        let mut login = world.login(POLITE);
+        let agent = Agent::new(Arc::new(world.backend()), "boot").speaking(Versions::of(3));
+        let mut host = world.connect_to(agent);
+        let offered = host.hello().protocols;
+        // A host that has nothing in common refuses; one that does not is no host to work with.
+        let chosen = Versions::of(theirs).common(offered);
+        assert_eq!(chosen.is_some(), theirs > 1);
+        let protocol = chosen.unwrap_or(theirs);
+        host.say(&HostMessage::Welcome(Welcome { protocol, host_version: String::new() }));
+        if chosen.is_none() {
+            assert_eq!(host.hear(), None);
+            assert!(matches!(host.hang_up(), Err(ServeError::Protocol(1))));
+            assert!(login.is_there());
+            continue;
+        }
+        // A newer host may say more than is known here.
+        let beside = r#"{"type":"request","id":1,"why":"shift","request":{"verb":"levitate"}}"#;
+        let mut bytes = (beside.len() as u32).to_le_bytes().to_vec();
+        bytes.extend(beside.as_bytes());
+        host.stream.write_all(&bytes).unwrap();
+        let AgentMessage::Rejected { id: 1, .. } = host.next() else { panic!("not rejected") };
+        let ended = host.logoff(2, within(5_000, 20_000));
+        assert_eq!(ended.done.error, HResult::S_OK, "{ended:?}");
+        assert!(!login.is_there());
+    }
 }

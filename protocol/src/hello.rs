@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// Name of the logoff service in [`Hello::services`].
 pub const LOGOFF: &str = "logoff";
@@ -26,11 +27,27 @@ pub struct Versions {
 }
 
 impl Versions {
+    /// What a build speaks whose newest version is `newest`: that one, and the one before.
+    #[must_use]
+    pub const fn of(newest: u32) -> Self {
+        // There has never been a version 0.
+        Self { min: if newest > 1 { newest - 1 } else { 1 }, max: newest }
+    }
+
     /// The newest version that both sides speak, if there is one.
     #[must_use]
     pub fn common(self, other: Self) -> Option<u32> {
         let newest = self.max.min(other.max);
         (newest >= self.min.max(other.min)).then_some(newest)
+    }
+}
+
+impl fmt::Display for Versions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.min, self.max) {
+            (min, max) if min == max => write!(f, "version {min}"),
+            (min, max) => write!(f, "versions {min} to {max}"),
+        }
     }
 }
 
@@ -74,5 +91,15 @@ mod tests {
         assert_eq!(range(2, 2).common(range(1, 9)), Some(2));
         assert_eq!(range(1, 2).common(range(3, 4)), None);
         assert_eq!(range(9, 1).common(range(1, 9)), None, "an empty range has nothing in common");
+    }
+
+    #[test]
+    fn builds_that_are_one_version_apart_have_one_in_common_and_those_two_apart_have_none() {
+        for version in 1..20 {
+            let (this, next) = (Versions::of(version), Versions::of(version + 1));
+            assert_eq!((this.common(next), next.common(this)), (Some(version), Some(version)));
+            assert_eq!(this.common(this), Some(version));
+            assert_eq!(this.common(Versions::of(version + 2)), None);
+        }
     }
 }

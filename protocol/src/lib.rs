@@ -39,8 +39,21 @@
 //! one. [`power`] shuts the guest down, [`info`] describes it, [`parameters`] keeps values, [`clock`]
 //! tells it the time. Except for power, one message answers each of their requests.
 //!
-//! Fields and message types that one side does not know are passed over, so that an older and a
-//! newer side still understand each other.
+//! # Versions
+//!
+//! Monitor and agent are not updated together, so each build speaks two versions of the protocol: its
+//! newest and the one before ([`hello::Versions::of`]). Two builds that are one version apart have
+//! the older one's newest version in common, and all that it can do works, logging off first. From
+//! the welcome on, both keep to the version that it names. Builds that are further apart do not work
+//! together: the host refuses the agent and says which versions both speak.
+//!
+//! Not every change is a new version. Fields, message types, verbs and services may be added to one
+//! that exists: a side that does not know a field or a message type passes it over (the host counts
+//! the messages), rejects a verb, and asks nothing of a service that the hello does not name. A new
+//! version is due where something that is sent already would mean something else, have another
+//! type, or go missing, and where one of several words is new in a field whose words are fixed, such
+//! as the outcome of a session. The hello, the welcome and the refusal themselves never change but
+//! by new fields, so that any two builds can at least tell each other why they do not go together.
 
 pub mod clock;
 pub mod frame;
@@ -64,6 +77,6 @@ pub const NOTIFY_PORT: u32 = AGENT_PORT + 1;
 /// Source ports below this one are reserved for privileged guest processes.
 pub const PRIVILEGED_PORTS: u32 = 1024;
 /// The oldest and the newest version of the channel's protocol that this build speaks.
-pub const PROTOCOL: hello::Versions = hello::Versions { min: 1, max: 1 };
+pub const PROTOCOL: hello::Versions = hello::Versions::of(1);
 /// Milliseconds between two heartbeats: ten a minute.
 pub const HEARTBEAT_MS: u64 = 6_000;

@@ -90,6 +90,7 @@ fn machine() -> MachineInfo {
             boot_id: None,
             heard_ms: Some(1),
             dropped: 0,
+            refused: None,
         },
         readiness: Told::default(),
     }

@@ -7,7 +7,7 @@
 
 use crossbeam_channel::Sender;
 use protocol::frame::{self, Decoder, FrameError};
-use protocol::hello::{Hello, Refuse, Welcome};
+use protocol::hello::{Hello, Welcome};
 use protocol::info::OsInfo;
 use protocol::message::{AgentMessage, HostMessage, MAX_ROWS, MAX_TEXT};
 use protocol::parameters::{MAX_VALUE, is_barred};
@@ -117,28 +117,13 @@ impl Connection {
         self.stream.write_all(&frame).is_ok()
     }
 
-    /// Takes the hello, and answers it.
-    ///
-    /// # Errors
-    /// Why the agent is refused, if it is.
-    pub(super) fn greet(&mut self, hello: Hello) -> Result<(), String> {
-        let Some(protocol) = protocol::PROTOCOL.common(hello.protocols) else {
-            let text = format!(
-                "this monitor speaks versions {} to {} of the protocol, the agent {} to {}",
-                protocol::PROTOCOL.min,
-                protocol::PROTOCOL.max,
-                hello.protocols.min,
-                hello.protocols.max
-            );
-            // It ends in any case.
-            let _ = self.send(&HostMessage::Refuse(Refuse { text: text.clone() }));
-            return Err(format!("agent {} refused: {text}", hello.agent_version));
-        };
+    /// Accepts the hello, and asks for a proof of life; false if nobody listens to that.
+    #[must_use]
+    pub(super) fn greet(&mut self, protocol: u32, hello: Hello) -> bool {
         let host_version = env!("CARGO_PKG_VERSION").to_owned();
         self.phase = Phase::Proving(hello);
-        let sent = self.send(&HostMessage::Welcome(Welcome { protocol, host_version }))
-            && self.send(&HostMessage::Ping { seq: PROOF });
-        if sent { Ok(()) } else { Err("an agent said hello and listens to no answer".into()) }
+        self.send(&HostMessage::Welcome(Welcome { protocol, host_version }))
+            && self.send(&HostMessage::Ping { seq: PROOF })
     }
 }
 

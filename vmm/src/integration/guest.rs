@@ -24,6 +24,8 @@ pub(crate) struct Status {
     pub(crate) connected: Option<Agent>,
     /// The last one of this boot.
     pub(crate) last: Option<Agent>,
+    /// Why the one that came last could not be taken, if it could not.
+    pub(crate) refused: Option<String>,
     /// When an agent of this boot was heard last.
     pub(crate) heard: Option<Instant>,
     /// When this boot began.
@@ -113,8 +115,11 @@ pub struct AgentStatus {
     pub boot_id: Option<String>,
     /// Milliseconds since one was heard last in this boot.
     pub heard_ms: Option<u64>,
-    /// Messages of agents that nobody had asked for.
+    /// Messages of agents that nobody had asked for, or that were not understood.
     pub dropped: u64,
+    /// Why the agent that is there is not taken, if it is not.
+    #[serde(default)]
+    pub refused: Option<String>,
 }
 
 /// Who is logged on. All of it is the guest's claim.
@@ -180,6 +185,7 @@ impl GuestOs {
             boot_id: agent.map(|agent| agent.boot_id.clone()),
             heard_ms: status.heard.map(|heard| milliseconds(heard.elapsed())),
             dropped: status.dropped,
+            refused: status.refused.clone(),
         }
     }
 
@@ -255,6 +261,10 @@ pub(crate) fn not_running() -> CallError {
 
 /// Why nothing can be asked of a guest without an agent.
 pub(crate) fn no_agent(status: &Status) -> CallError {
+    let code = HResult::VM_E_ADDITIONS_FEATURE_NOT_AVAIL;
+    if let Some(refused) = &status.refused {
+        return CallError::new(code, refused);
+    }
     let ago = |time: Instant| time.elapsed().as_secs();
     let text = match (status.heard, status.booted) {
         (Some(heard), _) => format!(
@@ -269,7 +279,7 @@ pub(crate) fn no_agent(status: &Status) -> CallError {
         ),
         (None, None) => "no agent: the guest has not begun to boot".into(),
     };
-    CallError::new(HResult::VM_E_ADDITIONS_FEATURE_NOT_AVAIL, text)
+    CallError::new(code, text)
 }
 
 /// A duration in whole milliseconds.

@@ -23,6 +23,7 @@ use crate::state::StateCell;
 use crate::task::Tasks;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use guest::{GuestOs, StatusCell};
+use protocol::hello::Versions;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -78,7 +79,7 @@ impl Integration {
         tasks: Tasks,
         incoming: Receiver<UnixStream>,
     ) -> io::Result<Self> {
-        Self::spawn_with(state, tasks, incoming, Timing::default())
+        Self::spawn_with(state, tasks, incoming, Timing::default(), protocol::PROTOCOL)
     }
 
     fn spawn_with(
@@ -86,11 +87,12 @@ impl Integration {
         tasks: Tasks,
         incoming: Receiver<UnixStream>,
         timing: Timing,
+        protocols: Versions,
     ) -> io::Result<Self> {
         let (commands, receiver) = unbounded();
         let status = Arc::new(StatusCell::default());
         let guest = GuestOs::new(state.clone(), commands.clone(), Arc::clone(&status));
-        let worker = Worker::new(state, tasks, commands.clone(), status, timing);
+        let worker = Worker::new(state, tasks, commands.clone(), status, timing, protocols);
         let thread = thread::Builder::new()
             .name("integration".into())
             .spawn(move || worker.run(&receiver, &incoming))?;

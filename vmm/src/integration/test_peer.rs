@@ -7,7 +7,7 @@ use crate::state::{StateCell, VmState};
 use crate::task::{Task, Tasks};
 use crossbeam_channel::{Sender, bounded};
 use protocol::frame::{self, Decoder};
-use protocol::hello::Hello;
+use protocol::hello::{Hello, Versions};
 use protocol::message::{AgentMessage, HostMessage, Request};
 use protocol::task::TaskResult;
 use protocol::{HResult, PROTOCOL};
@@ -33,11 +33,17 @@ impl Host {
     }
 
     pub(super) fn with(timing: Timing) -> Self {
+        Self::speaking(PROTOCOL, timing)
+    }
+
+    /// One of another version, say.
+    pub(super) fn speaking(protocols: Versions, timing: Timing) -> Self {
         let state = StateCell::new(VmState::Running);
         let tasks = Tasks::default();
         let (agents, incoming) = bounded(4);
+        let parts = (state.clone(), tasks.clone());
         let integration =
-            Integration::spawn_with(state.clone(), tasks.clone(), incoming, timing).unwrap();
+            Integration::spawn_with(parts.0, parts.1, incoming, timing, protocols).unwrap();
         integration.set_machine_name("web");
         integration.boot_started();
         Self { integration, state, tasks, agents }
@@ -61,8 +67,13 @@ impl Host {
 
     /// The same, of the guest's boot `boot_id`.
     pub(super) fn agent_of(&self, boot_id: &str, services: &[&str]) -> Agent {
+        self.agent_saying(&hello(boot_id, services))
+    }
+
+    /// An agent that says this hello has connected and shaken hands.
+    pub(super) fn agent_saying(&self, hello: &AgentMessage) -> Agent {
         let mut agent = self.connect();
-        agent.say(&hello(boot_id, services));
+        agent.say(hello);
         assert!(matches!(agent.hear(), Some(HostMessage::Welcome(_))));
         agent.pong();
         assert!(self.guest().wait_for_agent(PATIENCE));

@@ -7,6 +7,7 @@ mod hostile;
 mod losing;
 mod outcomes;
 mod real;
+mod versions;
 
 use super::test_peer::{Agent, Host, PATIENCE, SUCCESS, call, code, end, hello};
 use super::worker::Command;

@@ -17,6 +17,7 @@ use crate::state::{StateCell, VmState};
 use crate::task::Tasks;
 use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
 use protocol::HResult;
+use protocol::hello::Versions;
 use protocol::message::{AgentMessage, HostMessage, Request};
 use protocol::power::PowerRequest;
 use protocol::task::{LogoffOptions, TaskResult};
@@ -72,6 +73,8 @@ pub(super) struct Worker {
     pub(super) state: StateCell,
     pub(super) tasks: Tasks,
     pub(super) timing: Timing,
+    /// Versions of the protocol that are spoken here.
+    pub(super) protocols: Versions,
     pub(super) status: Arc<StatusCell>,
     pub(super) connections: Vec<Connection>,
     /// The machine's name, once it is known.
@@ -104,6 +107,7 @@ impl Worker {
         commands: Sender<Command>,
         status: Arc<StatusCell>,
         timing: Timing,
+        protocols: Versions,
     ) -> Self {
         Self {
             state,
@@ -111,6 +115,7 @@ impl Worker {
             commands,
             status,
             timing,
+            protocols,
             events: bounded(BACKLOG),
             connections: Vec::new(),
             next_connection: 1,
@@ -295,7 +300,8 @@ impl Worker {
                         heartbeats.beat(Instant::now());
                     }
                 }
-                _ => {}
+                // Of a newer one.
+                _ => self.status().dropped += 1,
             }
             return;
         };

@@ -85,6 +85,7 @@ pub(crate) fn ask_all<T: Send>(
 pub(crate) fn agent(machine: &MachineInfo) -> String {
     match (&machine.agent.version, machine.agent.heard_ms) {
         (Some(version), _) if machine.agent.connected => version.clone(),
+        (Some(version), _) if machine.agent.refused.is_some() => format!("{version}, refused"),
         (_, Some(heard)) => format!("last heard {} ago", time(heard)),
         _ => "-".into(),
     }

@@ -286,6 +286,11 @@ fn await_guest(name: &str, wait: Awaited, deadline: Option<Instant>) -> Result<(
 /// What was and what was not heard of a guest that takes too long.
 fn late(machine: &MachineInfo, wait: Awaited, waited: Duration) -> String {
     let (name, waited) = (&machine.name, waited.as_secs());
+    if wait == Awaited::Agent
+        && let Some(refused) = &machine.agent.refused
+    {
+        return format!("no agent: {name} is running, but {refused}");
+    }
     if wait == Awaited::Agent {
         return format!(
             "no agent: {name} is running, but none has connected in {waited} s; does vmm-agent run in \

@@ -97,7 +97,9 @@ fn an_agent_of_another_protocol_is_told_why_it_is_not_served() {
         }));
         match agent.hear() {
             Some(HostMessage::Refuse(refuse)) => {
-                assert!(refuse.text.contains(&format!("{min} to {max}")), "{}", refuse.text);
+                let older = if max == 0 { "agent" } else { "monitor" };
+                let told = [Versions { min, max }.to_string(), format!("{older} needs an update")];
+                assert!(told.iter().all(|words| refuse.text.contains(words)), "{}", refuse.text);
             }
             other => panic!("{other:?}"),
         }

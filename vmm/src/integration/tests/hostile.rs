@@ -118,7 +118,7 @@ fn documents_that_are_no_messages_are_counted_and_passed_over() {
     agent.say_frame(br#"{"type":"heartbeat","colour":"red"}"#);
     agent.say(&AgentMessage::Unknown);
     host.settle(&mut agent);
-    assert_eq!(host.guest().agent().dropped, garbage.len() as u64);
+    assert_eq!(host.guest().agent().dropped, garbage.len() as u64 + 2);
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn a_hundred_thousand_messages_leave_no_more_than_the_newest() {
     agent.succeed(id, 3);
     assert_eq!(end(&task), SUCCESS);
     assert_eq!(task.report().unwrap().sessions.len(), 3);
-    assert_eq!(host.guest().agent().dropped, 0);
+    assert_eq!(host.guest().agent().dropped, 200 * 100, "those that are not known");
 }
 
 /// Whether this is what a terminal may be given.

@@ -7,6 +7,8 @@ use super::*;
 use guest_agent::process::Scope;
 use guest_agent::serve;
 use guest_agent::sessions::united::{Paths, UtmpProc};
+use protocol::PROTOCOL;
+use protocol::hello::Versions;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use std::fs::File;
@@ -66,9 +68,14 @@ impl Ancestor {
 
     /// Serves an agent that sees nobody else to `host`.
     fn agent(&mut self, host: &Host) {
+        self.agent_speaking(PROTOCOL, host);
+    }
+
+    /// The same, as a build does that speaks these versions.
+    fn agent_speaking(&mut self, protocols: Versions, host: &Host) {
         let paths = Paths { utmp: vec![self.folder.path().join("utmp")], ..Paths::default() };
         let backend = UtmpProc::new(paths, Scope::DescendantsOf(self.process.id()));
-        let agent = serve::Agent::new(Arc::new(backend), "boot");
+        let agent = serve::Agent::new(Arc::new(backend), "boot").speaking(protocols);
         let (ours, theirs) = UnixStream::pair().unwrap();
         let line = theirs.try_clone().unwrap();
         // How it ends is told by what it does before.
@@ -157,4 +164,16 @@ fn a_real_agent_that_is_cancelled_during_the_notice_touches_nobody() {
     assert_eq!(end(&task), SUCCESS);
     assert_eq!(ancestor.says(), "over");
     assert_eq!(guest.agent().dropped, 0, "nothing that was said was a surprise");
+}
+
+#[test]
+fn a_real_agent_that_is_one_version_older_or_newer_ends_a_real_login() {
+    for (ours, theirs) in [(2, 1), (1, 2)] {
+        let host = Host::speaking(Versions::of(ours), Timing::default());
+        let mut ancestor = Ancestor::of("echo ready; exec sleep 60");
+        ancestor.agent_speaking(Versions::of(theirs), &host);
+        let task = host.guest().logoff(LogoffOptions::default()).unwrap();
+        assert_eq!(end(&task), SUCCESS, "{ours} and {theirs}");
+        assert_eq!(ancestor.says(), "over");
+    }
 }

@@ -7,8 +7,9 @@ use crate::integration::channel::{Connection, Event, PROOF, Phase};
 use crate::integration::guest::{Agent, no_agent, not_running};
 use crate::integration::heartbeat::Heartbeats;
 use crate::state::VmState;
-use protocol::hello::Hello;
+use protocol::hello::{Hello, Refuse};
 use protocol::message::{AgentMessage, HostMessage};
+use std::collections::BTreeSet;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -85,8 +86,11 @@ impl Worker {
         let number = connection.number;
         match (&connection.phase, message) {
             (Phase::Greeting, AgentMessage::Hello(hello)) => {
-                if let Err(why) = connection.greet(hello) {
-                    self.complain(&why);
+                let Some(protocol) = self.protocols.common(hello.protocols) else {
+                    return self.refuse(number, hello);
+                };
+                if !connection.greet(protocol, hello) {
+                    self.complain("an agent said hello and listens to no answer");
                     self.close(number);
                 }
             }
@@ -96,9 +100,33 @@ impl Worker {
                 connection.heard = Instant::now();
                 self.welcome(number, hello);
             }
-            (Phase::Proving(_), AgentMessage::Heartbeat | AgentMessage::Unknown) => {}
+            (Phase::Proving(_), AgentMessage::Heartbeat) => {}
+            (Phase::Proving(_), AgentMessage::Unknown) => self.status().dropped += 1,
             _ => self.close(number),
         }
+    }
+
+    /// An agent is there that speaks no version of the protocol that is spoken here.
+    fn refuse(&mut self, number: u64, hello: Hello) {
+        let (ours, theirs) = (self.protocols, hello.protocols);
+        let older = if theirs.max < ours.min { "agent" } else { "monitor" };
+        let text = format!(
+            "the agent in the guest (version {}) speaks {theirs} of the channel's protocol, this \
+             monitor (version {}) {ours}; the {older} needs an update",
+            hello.agent_version,
+            env!("CARGO_PKG_VERSION")
+        );
+        self.complain(&text);
+        {
+            let mut status = self.status();
+            status.refused = Some(text.clone());
+            if status.connected.is_none() {
+                let (version, boot_id) = (hello.agent_version, hello.boot_id);
+                status.last = Some(Agent { version, boot_id, services: BTreeSet::new() });
+            }
+        }
+        self.send(number, &HostMessage::Refuse(Refuse { text }));
+        self.close(number);
     }
 
     /// An agent is there. It replaces the one before.
@@ -121,6 +149,7 @@ impl Worker {
             let mut status = self.status();
             status.connected = Some(agent.clone());
             status.last = Some(agent);
+            status.refused = None;
             status.heard = Some(now);
             status.heartbeats.get_or_insert_with(|| Heartbeats::new(now));
         }
