@@ -14,6 +14,8 @@ mod events;
 mod guest;
 #[path = "cli/help.rs"]
 mod help;
+#[path = "cli/net.rs"]
+mod net;
 #[path = "cli/power.rs"]
 mod power;
 #[path = "cli/readiness.rs"]
@@ -50,6 +52,9 @@ fn wrong_usage_exits_with_2_and_names_what_was_wrong() {
         (&["run", "--kernel", "k", "--disk", "a.img"], "path=FILE"),
         (&["run", "--kernel", "k", "--disk", "path=a,format=vhd"], "vhd"),
         (&["run", "web", "--disk", "path=a"], "--kernel"),
+        (&["run", "--kernel", "k", "--net", "tap0"], "tap=NAME"),
+        (&["run", "--kernel", "k", "--net", "tap=a,mac=01:00:00:00:00:00"], "01:00:00:00:00:00"),
+        (&["run", "web", "--net", "tap=a"], "--kernel"),
         (&["logoff", "web", "--grace", "10"], "unit"),
         (&["logoff"], "<NAME>"),
         (&["task", "show", "web", "first"], "first"),

@@ -23,8 +23,9 @@ fn the_definition_that_users_are_shown_is_one() {
     let pc = VirtualPc::at(Catalog::at(folder.path().join("data"), runtime));
     let machine = pc.register_virtual_machine(None, &file).unwrap();
     let definition = machine.definition().unwrap();
-    let shown = (machine.name(), definition.cpus, definition.disks.len());
-    assert_eq!(shown, ("web", 2, 1));
+    let devices = (definition.disks.len(), definition.nets.len());
+    let shown = (machine.name(), definition.cpus, devices);
+    assert_eq!(shown, ("web", 2, (1, 1)));
 }
 
 #[test]

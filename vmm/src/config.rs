@@ -1,13 +1,17 @@
 //! What a machine is made of: the configuration, and the checks it must pass.
 
 mod disk;
+mod net;
+mod parts;
+mod size;
 
 pub use disk::{DISKS_MAX, Disk, DiskFormat, DiskTextError, DisksError, check_disks};
+pub use net::{Mac, MacError, Net, NetTextError, NetsError, check_nets, is_tap_name};
+pub use size::{Size, parse_size};
 
-use crate::x86::layout::CMDLINE_MAX;
+use crate::x86::layout::{CMDLINE_MAX, VIRTIO_MAX};
 use crate::x86::smbios::{OEM_STRINGS_COUNT, OEM_STRINGS_MAX};
 use protocol::HResult;
-use std::fmt;
 use std::path::PathBuf;
 
 /// The longest name, in characters.
@@ -18,6 +22,12 @@ pub const NAME_FORBIDDEN: &str = r#"*?:<>/\|""#;
 pub const MEMORY_MIN: u64 = 16 << 20;
 /// RAM that a machine gets if nobody says otherwise, in bytes.
 pub const MEMORY_DEFAULT: u64 = 512 << 20;
+
+/// Virtio devices that every machine has: vsock and the source of randomness.
+pub const DEVICES_OF_EVERY_MACHINE: usize = 2;
+/// Disks and network interfaces that a machine may have together: there is an interrupt line for
+/// each.
+pub const DEVICES_MAX: usize = VIRTIO_MAX - DEVICES_OF_EVERY_MACHINE;
 
 /// How the guest's serial port is connected to the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,6 +71,8 @@ pub struct MachineConfig {
     pub cpus: u8,
     /// Disks: `/dev/vda` and so on in Linux guests, in this order.
     pub disks: Vec<Disk>,
+    /// Network interfaces, in this order.
+    pub nets: Vec<Net>,
     /// The machine's UUID, which its guest finds in the SMBIOS tables, in the order of its text.
     pub uuid: Option<[u8; 16]>,
     /// Words for the guest's programs, in the SMBIOS tables: at most [`OEM_STRINGS_COUNT`], and
@@ -104,6 +116,20 @@ pub enum ConfigError {
     /// The disks.
     #[error(transparent)]
     Disks(#[from] DisksError),
+    /// The network interfaces.
+    #[error(transparent)]
+    Nets(#[from] NetsError),
+    /// There are more devices than interrupt lines for them.
+    #[error(
+        "a machine can have {DEVICES_MAX} disks and network interfaces together, and this one has \
+         {disks} and {nets}"
+    )]
+    Devices {
+        /// How many disks.
+        disks: usize,
+        /// How many network interfaces.
+        nets: usize,
+    },
     /// The OEM strings are too many or too long together.
     #[error(
         "there are {count} OEM strings of {bytes} bytes; {OEM_STRINGS_COUNT} of together \
@@ -152,6 +178,7 @@ impl MachineConfig {
             memory: MEMORY_DEFAULT,
             cpus: 1,
             disks: Vec::new(),
+            nets: Vec::new(),
             uuid: None,
             oem_strings: Vec::new(),
             console: Console::None,
@@ -176,6 +203,14 @@ impl MachineConfig {
         format!("{console}panic=-1 reboot=a pci=off {}", self.append).trim_end().to_owned()
     }
 
+    /// The address of network interface `index`, which it is given or has from the machine's
+    /// identity.
+    #[must_use]
+    pub fn mac(&self, index: usize) -> Mac {
+        let given = self.nets.get(index).and_then(|net| net.mac);
+        given.unwrap_or_else(|| Mac::derived(self.uuid, &self.name, index))
+    }
+
     /// Checks everything that can be checked without opening a file.
     ///
     /// # Errors
@@ -192,6 +227,11 @@ impl MachineConfig {
             return Err(ConfigError::Cpus);
         }
         check_disks(&self.disks)?;
+        check_nets(&self.nets)?;
+        let (disks, nets) = (self.disks.len(), self.nets.len());
+        if disks + nets > DEVICES_MAX {
+            return Err(ConfigError::Devices { disks, nets });
+        }
         check_oem_strings(&self.oem_strings)?;
         let cmdline = self.cmdline();
         if let Some(character) = cmdline.chars().find(|c| c.is_control()) {
@@ -243,42 +283,6 @@ pub(crate) fn host_memory(field: &str) -> Option<u64> {
     let mut lines = meminfo.lines().filter_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
     let kib: u64 = lines.next()?.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)
-}
-
-/// A number of bytes as people say it, in MiB where there are some.
-#[derive(Clone, Copy, Debug)]
-pub struct Size(pub u64);
-
-impl fmt::Display for Size {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 >> 20 {
-            0 => write!(f, "{} bytes", self.0),
-            mebibytes => write!(f, "{mebibytes} MiB"),
-        }
-    }
-}
-
-/// Reads a size as people write it: `512M`, `2G`, `262144K`, or bytes.
-///
-/// # Errors
-/// It is no number, has another unit, or is more than 64 bits can say.
-pub fn parse_size(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let unreadable = || format!("{text:?} is no size, such as 512M");
-    if digits.is_empty() {
-        return Err(unreadable());
-    }
-    let shift = match text[digits.len()..].trim() {
-        "" | "B" => 0,
-        "K" | "KiB" => 10,
-        "M" | "MiB" => 20,
-        "G" | "GiB" => 30,
-        "T" | "TiB" => 40,
-        unit => return Err(format!("{unit:?} is no unit; K, M, G and T are")),
-    };
-    let number = if digits.starts_with('+') { None } else { digits.parse::<u64>().ok() };
-    let number = number.ok_or_else(unreadable)?;
-    number.checked_mul(1 << shift).ok_or_else(|| format!("{text} is more than there can be"))
 }
 
 #[cfg(test)]
@@ -334,6 +338,21 @@ mod tests {
     }
 
     #[test]
+    fn a_machine_has_no_more_devices_than_interrupt_lines() {
+        let disks = || (0..DISKS_MAX).map(|n| Disk::new(n.to_string())).collect();
+        let nets = |count: usize| (0..count).map(|n| Net::new(n.to_string())).collect();
+        let machine = |count| with(|config| (config.disks, config.nets) = (disks(), nets(count)));
+        let most = VIRTIO_MAX - DEVICES_OF_EVERY_MACHINE - DISKS_MAX;
+        assert_eq!(machine(most), Ok(()));
+        let too_many = ConfigError::Devices { disks: DISKS_MAX, nets: most + 1 };
+        assert_eq!(machine(most + 1), Err(too_many));
+        let mut config = MachineConfig::new("web", "");
+        config.nets = vec![Net::new("a"), "tap=b,mac=02:00:00:00:00:01".parse().unwrap()];
+        assert_eq!(config.mac(0), Mac::derived(None, "web", 0));
+        assert_eq!(config.mac(1).bytes(), [2, 0, 0, 0, 0, 1]);
+    }
+
+    #[test]
     fn command_lines_that_no_kernel_could_read_are_refused() {
         assert_eq!(
             with(|config| config.append = "a\0b".into()),
@@ -347,18 +366,5 @@ mod tests {
             with(|config| config.append = "x".repeat(longest + 1)),
             Err(ConfigError::CmdlineTooLong(CMDLINE_MAX))
         );
-    }
-
-    #[test]
-    fn sizes_are_read_with_their_units_and_never_wrap() {
-        for (text, size) in [("512M", 512 << 20), ("2G", 2 << 30), ("262144K", 256 << 20), ("7", 7)]
-        {
-            assert_eq!(parse_size(text), Ok(size));
-        }
-        for text in
-            ["", "M", "-1", "+1", "1.5G", "12Q", "18446744073709551616", "99999999999T", "5é"]
-        {
-            assert!(parse_size(text).is_err(), "{text}");
-        }
     }
 }

@@ -67,6 +67,7 @@ pub mod pc_events;
 pub mod probe;
 pub mod runtime;
 pub mod state;
+pub mod tap;
 pub mod task;
 pub mod usage;
 pub mod vcpu;

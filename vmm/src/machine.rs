@@ -6,7 +6,7 @@
 
 use crate::boot::{self, BootError};
 use crate::bus::{Bus, BusError, SharedDevice};
-use crate::config::{ConfigError, MachineConfig};
+use crate::config::{ConfigError, DEVICES_OF_EVERY_MACHINE, MachineConfig};
 use crate::console::HostConsole;
 use crate::devices::i8042::{self, I8042};
 use crate::devices::power::{self, Power};
@@ -24,6 +24,7 @@ use crate::vcpu::{Buses, Processors};
 use crate::virtio::VirtioDevice;
 use crate::virtio::block::{Block, Drive};
 use crate::virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
+use crate::virtio::net::{Interface, Net};
 use crate::virtio::rng::Rng;
 use crate::vsock::device::{Service, Vsock, VsockConfig};
 use crate::x86::acpi::{self, AcpiError, Platform};
@@ -54,6 +55,8 @@ pub struct Links {
     pub console: HostConsole,
     /// The disks, in the order in which the guest sees them.
     pub drives: Vec<Arc<Drive>>,
+    /// The network interfaces, in the order in which the guest sees them.
+    pub interfaces: Vec<Interface>,
     /// Counts the time of the processors.
     pub usage: Usage,
     /// What the guest says of its boot.
@@ -288,7 +291,7 @@ impl Machine {
     }
 }
 
-/// The virtio devices: those of every machine, then the disks.
+/// The virtio devices: those of every machine, then the disks, then the network interfaces.
 fn virtio_devices(
     links: &Links,
     io: &IoThread,
@@ -306,10 +309,15 @@ fn virtio_devices(
         guest_sockets: links.vsock_path.clone(),
         services: vec![agents, notify],
     };
-    let mut devices: Vec<Box<dyn VirtioDevice>> =
-        vec![Box::new(Vsock::new(vsock, io.handle())), Box::new(Rng::new(io.handle()))];
+    let of_every_machine: [Box<dyn VirtioDevice>; DEVICES_OF_EVERY_MACHINE] =
+        [Box::new(Vsock::new(vsock, io.handle())), Box::new(Rng::new(io.handle()))];
+    let mut devices = Vec::from(of_every_machine);
     for drive in &links.drives {
         devices.push(Box::new(Block::new(drive.clone(), outcome.clone())));
+    }
+    for interface in &links.interfaces {
+        let net = Net::new(interface.clone(), outcome).map_err(resource("a network thread"))?;
+        devices.push(Box::new(net));
     }
     Ok(devices)
 }

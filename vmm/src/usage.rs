@@ -1,4 +1,5 @@
-//! What a machine uses of its host: the time of its processors, and the bytes of its disks.
+//! What a machine uses of its host: the time of its processors, and the bytes of its disks
+//! and networks.
 
 use rustix::thread::{Pid, gettid};
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,10 @@ pub struct Used {
     pub disk_bytes_read: u64,
     /// Bytes that the guest has written to its disks.
     pub disk_bytes_written: u64,
+    /// Bytes of the packets that the guest has received.
+    pub network_bytes_received: u64,
+    /// Bytes of the packets that the guest has sent.
+    pub network_bytes_sent: u64,
 }
 
 /// What a machine's use of the host comes to: `IVMAccountant`.
@@ -26,9 +31,9 @@ pub struct Accountant {
     pub disk_bytes_read: u64,
     /// Bytes that the guest has written to its disks.
     pub disk_bytes_written: u64,
-    /// Bytes that the guest has received: none, for it has no network.
+    /// Bytes of the packets that the guest has received.
     pub network_bytes_received: u64,
-    /// Bytes that the guest has sent: likewise.
+    /// Bytes of the packets that the guest has sent.
     pub network_bytes_sent: u64,
     /// The time since it was started.
     pub up_time: Duration,
@@ -43,6 +48,8 @@ struct Counters {
     processors: Mutex<Processors>,
     read: AtomicU64,
     written: AtomicU64,
+    received: AtomicU64,
+    sent: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -71,6 +78,16 @@ impl Usage {
         self.0.written.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
+    /// A packet has been received.
+    pub(crate) fn has_received(&self, bytes: usize) {
+        self.0.received.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// A packet has been sent.
+    pub(crate) fn has_sent(&self, bytes: usize) {
+        self.0.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
     /// What has been used until now.
     #[must_use]
     pub fn used(&self) -> Used {
@@ -82,6 +99,8 @@ impl Usage {
             cpu_ms: u64::try_from(cpu.as_millis()).unwrap_or(u64::MAX),
             disk_bytes_read: self.0.read.load(Ordering::Relaxed),
             disk_bytes_written: self.0.written.load(Ordering::Relaxed),
+            network_bytes_received: self.0.received.load(Ordering::Relaxed),
+            network_bytes_sent: self.0.sent.load(Ordering::Relaxed),
         }
     }
 

@@ -276,8 +276,8 @@ impl VirtualMachine {
             cpu_utilization: u8::try_from(percent).unwrap_or(100),
             disk_bytes_read: after.used.disk_bytes_read,
             disk_bytes_written: after.used.disk_bytes_written,
-            network_bytes_received: 0,
-            network_bytes_sent: 0,
+            network_bytes_received: after.used.network_bytes_received,
+            network_bytes_sent: after.used.network_bytes_sent,
             up_time: Duration::from_millis(after.uptime_ms),
         }))
     }

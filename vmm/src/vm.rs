@@ -6,7 +6,7 @@
 //! configuration, so that nothing of the earlier boot is left, and the integration channel is told
 //! that a boot has begun. A machine that has ended can be started again.
 
-use crate::config::{ConfigError, MachineConfig};
+use crate::config::{ConfigError, MachineConfig, Net};
 use crate::console::hub::ConsoleHub;
 use crate::console::{ConsoleError, HostConsole};
 use crate::disk::DiskError;
@@ -19,9 +19,11 @@ use crate::machine::{Links, Machine, MachineControl, MachineError};
 use crate::notify::{Readiness, Told};
 use crate::outcome::Outcome;
 use crate::state::{StateCell, Verb, VmState, admit};
+use crate::tap::TapError;
 use crate::task::{Task, Tasks, Work};
 use crate::usage::{Usage, Used};
 use crate::virtio::block::Drive;
+use crate::virtio::net::Interface;
 use crossbeam_channel::{Sender, bounded};
 use protocol::HResult;
 use protocol::task::TaskResult;
@@ -46,6 +48,9 @@ pub enum StartError {
     /// A disk cannot be used.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// A tap cannot be used.
+    #[error(transparent)]
+    Tap(#[from] TapError),
     /// The socket for host programs could not be made.
     #[error("cannot listen on {}", path.display())]
     Socket {
@@ -66,6 +71,7 @@ impl StartError {
         match self {
             Self::Machine(MachineError::Config(error)) => error.code(),
             Self::Disk(error) => error.code(),
+            Self::Tap(error) => error.code(),
             Self::Console(error) => error.code(),
             Self::Socket { path, source } => code_of(source, path),
             Self::Machine(MachineError::Cpus { .. }) => HResult::E_INVALIDARG,
@@ -538,6 +544,7 @@ impl Inner {
             vsock_path: self.vsock.clone(),
             console: HostConsole::open(&self.config.console)?,
             drives: self.drives()?,
+            interfaces: self.interfaces()?,
             usage: self.usage.clone(),
             readiness: self.readiness.clone(),
         };
@@ -549,6 +556,15 @@ impl Inner {
     fn drives(&self) -> Result<Vec<Arc<Drive>>, DiskError> {
         let disks = self.config.disks.iter().enumerate();
         disks.map(|(index, disk)| Drive::open(index, disk, &self.usage).map(Arc::new)).collect()
+    }
+
+    /// Takes the taps.
+    fn interfaces(&self) -> Result<Vec<Interface>, TapError> {
+        let nets = self.config.nets.iter().enumerate();
+        let open = |(index, net): (usize, &Net)| {
+            Interface::open(index, &net.tap, self.config.mac(index), &self.usage)
+        };
+        nets.map(open).collect()
     }
 
     /// The machine has ended: everyone who waits is answered.

@@ -18,6 +18,9 @@
 //! readonly = false
 //! format = "raw"                  # or "qcow2"
 //!
+//! [[net]]
+//! tap = "tap0"
+//!
 //! [access]
 //! read = ["bob"]
 //! execute = ["@staff"]
@@ -32,9 +35,11 @@ use super::access::{AccessList, EXPECTED_PRINCIPAL, Principal};
 use super::disks::{self, DISK};
 use super::fault::{DefinitionError, Fault};
 use super::id::MachineId;
+use super::nets::{self, NET};
 use super::reader::{self, Known, Section, integer};
 use crate::config::{
-    Console, Disk, KernelEntry, MEMORY_DEFAULT, MEMORY_MIN, MachineConfig, check_name, parse_size,
+    Console, Disk, KernelEntry, MEMORY_DEFAULT, MEMORY_MIN, MachineConfig, Net, check_name,
+    parse_size,
 };
 use crate::memory::PAGE_SIZE;
 use crate::x86::layout::CMDLINE_MAX;
@@ -60,6 +65,7 @@ static TOP: Known = Known {
         "notes",
         "oem_strings",
         "disk",
+        "net",
         "access",
         "integration",
     ],
@@ -100,6 +106,8 @@ pub struct Definition {
     pub oem_strings: Vec<String>,
     /// Its disks, in the order in which the guest sees them.
     pub disks: Vec<Disk>,
+    /// Its network interfaces, in the order in which the guest sees them.
+    pub nets: Vec<Net>,
     /// Who else may use it.
     pub access: AccessList,
     /// What the guest's agent is asked to do unbidden.
@@ -136,6 +144,7 @@ impl Definition {
             notes: String::new(),
             oem_strings: Vec::new(),
             disks: Vec::new(),
+            nets: Vec::new(),
             access: AccessList::default(),
             integration: Integration::default(),
         }
@@ -152,11 +161,12 @@ impl Definition {
         let table = reader::parse(text, path)?;
         let top = Section { file: path, text, known: &TOP, table: &table, begin: None };
         let disks = top.sections("disk", &DISK)?;
+        let nets = top.sections("net", &NET)?;
         let access = top.section("access", &ACCESS)?;
         let integration = top.section("integration", &INTEGRATION)?;
         let one_each = [Some(top), access, integration].into_iter().flatten();
-        for section in one_each.chain(disks.iter().copied()) {
-            section.refuse_unknown(&[&TOP, &DISK, &ACCESS, &INTEGRATION])?;
+        for section in one_each.chain(disks.iter().chain(&nets).copied()) {
+            section.refuse_unknown(&[&TOP, &DISK, &NET, &ACCESS, &INTEGRATION])?;
         }
         let definition = Self {
             name: top.need("name", NAME, name)?,
@@ -173,6 +183,7 @@ impl Definition {
             notes: top.get("notes", "text", text_of)?.unwrap_or_default(),
             oem_strings: top.list("oem_strings", OEM_STRING, oem_string)?,
             disks: disks::read(&disks, file)?,
+            nets: nets::read(&nets, disks.len())?,
             access: access.map(access_list).transpose()?.unwrap_or_default(),
             integration: integration.map(integration_of).transpose()?.unwrap_or_default(),
         };
@@ -213,6 +224,7 @@ impl Definition {
             notes: &self.notes,
             oem_strings: &self.oem_strings,
             disk: self.disks.iter().map(disks::Written::from).collect(),
+            net: self.nets.iter().map(nets::Written::from).collect(),
             access: Access { read: &self.access.read, execute: &self.access.execute },
             integration: self.integration,
         };
@@ -235,6 +247,7 @@ impl Definition {
                 .iter()
                 .map(|disk| Disk { path: at(&disk.path), ..disk.clone() })
                 .collect(),
+            nets: self.nets.clone(),
             uuid: self.id.map(MachineId::to_bytes),
             oem_strings: self.oem_strings.clone(),
             console: self.console.as_ref().map_or(Console::None, |path| Console::File(at(path))),
@@ -264,6 +277,8 @@ struct File<'a> {
     oem_strings: &'a [String],
     #[serde(skip_serializing_if = "Vec::is_empty")]
     disk: Vec<disks::Written<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    net: Vec<nets::Written<'a>>,
     #[serde(skip_serializing_if = "Access::is_empty")]
     access: Access<'a>,
     integration: Integration,

@@ -127,7 +127,7 @@ const FAULTS: &[(&str, &str)] = &[
     ),
     (
         "zzz = 1\naaaaaaa = 1",
-        r#":2: unknown key "zzz"; known here: name, id, kernel, initrd, append, memory, cpus, kernel_entry, console, notes, oem_strings, disk, access, integration"#,
+        r#":2: unknown key "zzz"; known here: name, id, kernel, initrd, append, memory, cpus, kernel_entry, console, notes, oem_strings, disk, net, access, integration"#,
     ),
     ("", r#": no "kernel"; expected the path of a file"#),
     // Disks.

@@ -33,6 +33,7 @@ mod files;
 #[cfg(test)]
 mod hostile_tests;
 mod id;
+mod nets;
 mod present;
 #[cfg(test)]
 mod race_tests;

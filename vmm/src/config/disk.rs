@@ -1,5 +1,6 @@
 //! A disk as its owner describes it: which file, whether the guest may write, in which format.
 
+use super::parts::take_parts;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -81,22 +82,19 @@ impl FromStr for Disk {
 
     fn from_str(text: &str) -> Result<Self, DiskTextError> {
         let (mut path, mut readonly, mut format) = (None, None, None);
-        for part in text.split(',') {
-            let (key, value) = part.split_once('=').unwrap_or((part, ""));
-            let fresh = match key {
-                "path" if !value.is_empty() => path.replace(PathBuf::from(value)).is_none(),
-                "path" => return Err(DiskTextError::Path),
-                "format" => {
-                    let known = DiskFormat::of_name(value);
-                    let known = known.ok_or_else(|| DiskTextError::Format(value.to_owned()))?;
-                    format.replace(known).is_none()
-                }
-                _ => part == "readonly" && readonly.replace(true).is_none(),
-            };
-            if !fresh {
-                return Err(DiskTextError::Part(part.to_owned()));
+        let take = |key: &str, value: Option<&str>| match (key, value) {
+            ("path", None | Some("")) => Err(DiskTextError::Path),
+            ("path", Some(file)) => Ok(path.replace(PathBuf::from(file)).is_none()),
+            ("format", name) => {
+                let name = name.unwrap_or_default();
+                let known = DiskFormat::of_name(name);
+                let known = known.ok_or_else(|| DiskTextError::Format(name.to_owned()))?;
+                Ok(format.replace(known).is_none())
             }
-        }
+            ("readonly", None) => Ok(readonly.replace(true).is_none()),
+            _ => Ok(false),
+        };
+        take_parts(text, take, DiskTextError::Part)?;
         Ok(Self {
             path: path.ok_or(DiskTextError::Path)?,
             readonly: readonly.unwrap_or(false),

@@ -3,6 +3,7 @@
 
 pub mod block;
 pub mod mmio;
+pub mod net;
 pub mod queue;
 pub mod rng;
 #[cfg(test)]
@@ -50,6 +51,14 @@ pub trait VirtioDevice: Send {
     /// later, and until then the driver sees that it is not (section 2.4).
     fn is_reset(&self) -> bool {
         true
+    }
+}
+
+/// Fills `data` from `config`, a configuration space, at `offset`; what is not there is left alone.
+pub(crate) fn read_bytes(config: &[u8], offset: u64, data: &mut [u8]) {
+    let rest = usize::try_from(offset).ok().and_then(|offset| config.get(offset..));
+    for (to, from) in data.iter_mut().zip(rest.unwrap_or_default()) {
+        *to = *from;
     }
 }
 

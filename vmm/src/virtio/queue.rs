@@ -6,8 +6,12 @@
 
 use crate::memory::GuestRam;
 use crate::virtio::Interrupt;
+use std::num::Wrapping;
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 use vmm_sys_util::eventfd::EventFd;
 
 /// Chains that a device takes from a queue in one call at most. A driver that adds chains as fast as
@@ -16,6 +20,34 @@ pub const TURN: usize = 64;
 
 /// A chain of descriptors.
 pub type Chain<'a> = DescriptorChain<&'a GuestRam>;
+
+/// A chain that makes no sense: it goes back as it came.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Malformed;
+
+/// Gives the descriptors of `chain` to `take`, and says whether they are a chain: no more than
+/// `most`, what the device reads before what it writes (section 2.7.4.2), and an end.
+///
+/// # Errors
+/// They are not, or `take` does not like one of them.
+pub fn walk(
+    chain: Chain<'_>,
+    most: u16,
+    mut take: impl FnMut(&Descriptor) -> Result<(), Malformed>,
+) -> Result<(), Malformed> {
+    let (mut goes_on, mut writes) = (true, false);
+    for (index, descriptor) in chain.enumerate() {
+        // A table of its own may have more, but no chain may (section 2.7.5.3.1).
+        if index >= usize::from(most) || writes && !descriptor.is_write_only() {
+            return Err(Malformed);
+        }
+        writes = descriptor.is_write_only();
+        goes_on = descriptor.has_next();
+        take(&descriptor)?;
+    }
+    // A chain that ended where its last descriptor does not say so runs into nothing or in a circle.
+    if goes_on { Err(Malformed) } else { Ok(()) }
+}
 
 /// A queue that cannot be used any more. The driver has been told.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,14 +60,15 @@ pub struct DeviceQueue {
     doorbell: Arc<EventFd>,
     interrupt: Interrupt,
     broken: bool,
-    used: bool,
+    /// Chains given back since the driver was told.
+    given: Wrapping<u16>,
 }
 
 impl DeviceQueue {
     /// `queue` in `ram`; the driver rings `doorbell` when it has added buffers.
     #[must_use]
     pub fn new(queue: Queue, ram: GuestRam, doorbell: Arc<EventFd>, interrupt: Interrupt) -> Self {
-        Self { queue, ram, doorbell, interrupt, broken: false, used: false }
+        Self { queue, ram, doorbell, interrupt, broken: false, given: Wrapping(0) }
     }
 
     /// Becomes readable when the driver has added buffers.
@@ -80,25 +113,69 @@ impl DeviceQueue {
     /// # Errors
     /// The used ring cannot be written.
     pub fn add_used(&mut self, head: u16, length: u32) -> Result<(), Broken> {
-        self.used = true;
-        match self.queue.add_used(&self.ram, head, length) {
-            Ok(()) => Ok(()),
-            Err(error) => Err(self.give_up(&error)),
+        self.add_used_together(&[(head, length)])
+    }
+
+    /// Gives chains back, each with so many bytes written to it, so that the driver sees all of
+    /// them or none.
+    ///
+    /// # Errors
+    /// The used ring cannot be written.
+    pub fn add_used_together(&mut self, chains: &[(u16, u32)]) -> Result<(), Broken> {
+        let Some(((last, length), before)) = chains.split_last() else { return Ok(()) };
+        // The index that makes them visible is written with the last one.
+        for chain in before {
+            self.place_used(*chain).map_err(|error| self.give_up(&error))?;
         }
+        let added = self.queue.add_used(&self.ram, *last, *length);
+        added.map_err(|error| self.give_up(&error))?;
+        self.given += 1;
+        Ok(())
+    }
+
+    /// Writes an element of the used ring that the driver does not see yet.
+    fn place_used(&mut self, (head, length): (u16, u32)) -> Result<(), virtio_queue::Error> {
+        use virtio_queue::Error;
+        if head >= self.queue.size() {
+            return Err(Error::InvalidDescriptorIndex);
+        }
+        let next = self.queue.next_used();
+        // An element has 8 bytes, and there are flags and an index before them (section 2.7.8).
+        let offset = 4 + u64::from(next % self.queue.size()) * 8;
+        let at = self.queue.used_ring().checked_add(offset).ok_or(Error::AddressOverflow)?;
+        let element = [u32::from(head).to_le(), length.to_le()];
+        self.ram.write_obj(element, GuestAddress(at)).map_err(Error::GuestMemory)?;
+        self.queue.set_next_used(next.wrapping_add(1));
+        self.given += 1;
+        Ok(())
     }
 
     /// Interrupts the driver if chains were given back and it wants to know.
     pub fn notify(&mut self) {
-        if !std::mem::take(&mut self.used) {
+        let given = std::mem::take(&mut self.given);
+        if given == Wrapping(0) {
             return;
         }
-        match self.queue.needs_notification(&self.ram) {
+        match self.wants_interrupt(given) {
             Ok(true) => self.interrupt.queue(),
             Ok(false) => {}
             Err(error) => {
-                self.give_up(&error);
+                self.give_up(&virtio_queue::Error::GuestMemory(error));
             }
         }
+    }
+
+    /// Whether the driver wants to know of the chains `given` back last (section 2.7.10). The
+    /// library's own answer knows only of those that it gave back itself.
+    fn wants_interrupt(&self, given: Wrapping<u16>) -> Result<bool, GuestMemoryError> {
+        if !self.queue.event_idx_enabled() {
+            return Ok(true);
+        }
+        // The driver sees what was given back before it says where it wants to know next.
+        fence(Ordering::SeqCst);
+        let event = self.queue.avail_ring() + 4 + u64::from(self.queue.size()) * 2;
+        let event = Wrapping(u16::from_le(self.ram.load(GuestAddress(event), Ordering::Relaxed)?));
+        Ok(Wrapping(self.queue.next_used()) - event - Wrapping(1) < given)
     }
 
     /// Asks the driver to ring for new buffers, and says whether there are some already.

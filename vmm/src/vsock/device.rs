@@ -8,7 +8,7 @@
 use crate::io::{IoHandle, Registry, Source, SourceId};
 use crate::memory::GuestRam;
 use crate::virtio::queue::{Broken, DeviceQueue, TURN};
-use crate::virtio::{Activation, VirtioDevice};
+use crate::virtio::{Activation, VirtioDevice, read_bytes};
 use crate::vsock::mux::{Mux, TOKENS};
 use crate::vsock::packet::{self, HEADER, MAX_PAYLOAD, op};
 use crossbeam_channel::Sender;
@@ -96,11 +96,7 @@ impl VirtioDevice for Vsock {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let cid = self.config.guest_cid.to_le_bytes();
-        let from = usize::try_from(offset).unwrap_or(usize::MAX);
-        for (byte, value) in data.iter_mut().zip(cid.iter().skip(from)) {
-            *byte = *value;
-        }
+        read_bytes(&self.config.guest_cid.to_le_bytes(), offset, data);
     }
 
     fn activate(&mut self, activation: Activation) -> io::Result<()> {

@@ -20,6 +20,7 @@ pub(crate) fn create(args: CreateArgs, format: Format) -> Outcome {
         cpus: hardware.cpus,
         kernel_entry: hardware.kernel_entry.into(),
         disks: hardware.disks.into_iter().map(at_absolute_path).collect::<Result<_, _>>()?,
+        nets: hardware.nets,
         console: match &args.console {
             Console::File(path) => Some(absolute(path)?),
             _ => None,

@@ -133,6 +133,7 @@ fn launch(args: RunArgs) -> Result<(Host, Task), Failure> {
         memory: hardware.memory,
         cpus: hardware.cpus,
         disks: hardware.disks,
+        nets: hardware.nets,
         console: args.console,
         kernel_entry: hardware.kernel_entry.into(),
         ..MachineConfig::new(name, kernel)

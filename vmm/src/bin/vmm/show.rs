@@ -7,8 +7,9 @@ use crate::output::{Outcome, print, print_json, print_properties, print_table, s
 use protocol::HResult;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use std::path::Path;
 use vmm::catalog::{Catalog, Definition, Listed, Principal, Registered};
-use vmm::config::{Disk, KernelEntry, Size};
+use vmm::config::{Disk, KernelEntry, Mac, Size};
 use vmm::control::client::Client;
 use vmm::control::wire::MachineInfo;
 use vmm::error::{CallError, chain};
@@ -181,6 +182,10 @@ pub(crate) fn machine(name: &str, format: Format) -> Outcome {
                 let (read, written) =
                     (machine.used.disk_bytes_read, machine.used.disk_bytes_written);
                 rows.push(("disks", format!("{} read, {} written", Size(read), Size(written))));
+                let (received, sent) =
+                    (machine.used.network_bytes_received, machine.used.network_bytes_sent);
+                let network = format!("{} received, {} sent", Size(received), Size(sent));
+                rows.push(("networks", network));
                 rows.push(("agent", agent(machine)));
                 rows.push(("readiness", readiness(&machine.readiness)));
             }
@@ -191,6 +196,7 @@ pub(crate) fn machine(name: &str, format: Format) -> Outcome {
                 let value = match key {
                     "memory" => Size(definition.as_ref().map_or(0, |made| made.memory)).to_string(),
                     "disks" => disks_in_words(definition.as_ref()),
+                    "networks" => nets_in_words(definition.as_ref()),
                     _ => words(&value),
                 };
                 rows.push((key, value));
@@ -222,6 +228,18 @@ fn disks_in_words(definition: Option<&Definition>) -> String {
     words(&json!(disks.map(disk).collect::<Vec<_>>()))
 }
 
+fn nets_in_words(definition: Option<&Definition>) -> String {
+    let nets = definition.into_iter().flat_map(nets);
+    words(&json!(nets.map(|(tap, mac)| format!("{tap} ({mac})")).collect::<Vec<_>>()))
+}
+
+/// Taps and addresses.
+fn nets(definition: &Definition) -> impl Iterator<Item = (String, Mac)> {
+    let config = definition.config(Path::new("/"));
+    let taps = definition.nets.iter().map(|net| net.tap.clone()).enumerate();
+    taps.map(move |(index, tap)| (tap, config.mac(index)))
+}
+
 /// The keys of a definition that say what the machine is made of.
 fn made_of(definition: &Definition) -> Vec<(&'static str, Value)> {
     let entry = match definition.kernel_entry {
@@ -229,6 +247,7 @@ fn made_of(definition: &Definition) -> Vec<(&'static str, Value)> {
         KernelEntry::Bzimage => "bzimage",
     };
     let disk = |disk: &Disk| json!({ "path": disk.path, "readonly": disk.readonly, "format": disk.format.name() });
+    let net = |(tap, mac): (String, Mac)| json!({ "tap": tap, "mac": mac.to_string() });
     let who = |list: &[Principal]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
     vec![
         ("id", json!(definition.id.map(|id| id.to_string()))),
@@ -239,6 +258,7 @@ fn made_of(definition: &Definition) -> Vec<(&'static str, Value)> {
         ("cpus", json!(definition.cpus)),
         ("kernel_entry", json!(entry)),
         ("disks", json!(definition.disks.iter().map(disk).collect::<Vec<_>>())),
+        ("networks", json!(nets(definition).map(net).collect::<Vec<_>>())),
         ("console", json!(definition.console)),
         ("notes", json!(definition.notes)),
         ("read", json!(who(&definition.access.read))),

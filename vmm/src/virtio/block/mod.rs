@@ -21,7 +21,7 @@ pub use drive::Drive;
 use crate::disk::SECTOR;
 use crate::io::SourceId;
 use crate::outcome::OutcomeSlot;
-use crate::virtio::{Activation, VirtioDevice};
+use crate::virtio::{Activation, VirtioDevice, read_bytes};
 use service::Service;
 use std::io;
 use std::sync::Arc;
@@ -106,11 +106,7 @@ impl VirtioDevice for Block {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let config = self.config();
-        let rest = usize::try_from(offset).ok().and_then(|offset| config.get(offset..));
-        for (to, from) in data.iter_mut().zip(rest.unwrap_or_default()) {
-            *to = *from;
-        }
+        read_bytes(&self.config(), offset, data);
     }
 
     fn activate(&mut self, activation: Activation) -> io::Result<()> {

@@ -10,17 +10,13 @@
 
 use super::QUEUE_SIZE;
 use crate::memory::GuestRam;
-use crate::virtio::queue::Chain;
+use crate::virtio::queue::{Chain, Malformed, walk};
 use std::collections::VecDeque;
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP};
 use vm_memory::{Bytes, GuestMemoryBackend, VolatileSlice};
 
 /// Bytes of the header.
 const HEADER: usize = 16;
-
-/// A chain that is no request, and has no place for a status: it goes back as it came.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Malformed;
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,31 +51,16 @@ pub(super) struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// Takes `chain` apart.
+    /// Takes `chain` apart. One that has no place for a status is malformed.
     pub(super) fn new(chain: Chain<'_>, ram: &'a GuestRam) -> Result<Self, Malformed> {
         let (mut readable, mut writable) = (Buffers::default(), Buffers::default());
-        let mut goes_on = true;
-        for (index, descriptor) in chain.enumerate() {
-            // A table of its own may have more, but no chain may (section 2.7.5.3.1).
-            if index >= usize::from(QUEUE_SIZE) {
-                return Err(Malformed);
-            }
-            goes_on = descriptor.has_next();
-            let buffers = match (descriptor.is_write_only(), writable.is_empty()) {
-                (false, true) => &mut readable,
-                (true, _) => &mut writable,
-                // What the device reads comes first (section 2.7.4.2).
-                (false, false) => return Err(Malformed),
-            };
+        walk(chain, QUEUE_SIZE, |descriptor| {
+            let buffers = if descriptor.is_write_only() { &mut writable } else { &mut readable };
             for slice in ram.get_slices(descriptor.addr(), descriptor.len() as usize) {
                 buffers.push(slice.map_err(|_| Malformed)?);
             }
-        }
-        // The chain ended where its last descriptor does not say so: it runs into nothing or in a
-        // circle.
-        if goes_on {
-            return Err(Malformed);
-        }
+            Ok(())
+        })?;
         let status = writable.pop_byte().ok_or(Malformed)?;
         let mut header = [0; HEADER];
         let header = readable.read(&mut header).then(|| Header {

@@ -5,7 +5,7 @@ use super::values::{parse_console, parse_console_file};
 use clap::{ArgGroup, Args, ValueEnum};
 use std::path::PathBuf;
 use vmm::catalog::Principal;
-use vmm::config::{Console, Disk, KernelEntry, parse_size};
+use vmm::config::{Console, Disk, KernelEntry, Net, parse_size};
 
 #[derive(Args)]
 #[command(after_help = "\
@@ -56,6 +56,10 @@ pub(crate) struct HardwareArgs {
     #[arg(long = "disk", value_name = "path=FILE[,readonly][,format=raw|qcow2]")]
     #[arg(requires = "kernel")]
     pub(crate) disks: Vec<Disk>,
+    /// A network interface on a tap of the host's: eth0 and so on in this order. Without an address
+    /// it has one of its own, which stays.
+    #[arg(long = "net", value_name = "tap=NAME[,mac=ADDRESS]", requires = "kernel")]
+    pub(crate) nets: Vec<Net>,
     /// Who unpacks a bzImage: the monitor, or the guest, which then chooses its own address.
     #[arg(long, value_enum, default_value_t = EntryArg::Unpacked, requires = "kernel")]
     pub(crate) kernel_entry: EntryArg,

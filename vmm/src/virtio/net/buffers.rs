@@ -1,0 +1,120 @@
+//! What the driver has given to be filled: chains of descriptors, in the order of the ring.
+//!
+//! How long the next packet is shows only when it is read, so buffers for the longest one lie ready,
+//! and those that a packet leaves are for the next. They stay the guest's, which can write to them
+//! at any time; nothing is ever read from them.
+
+use super::{LONGEST, QUEUE_SIZE};
+use crate::memory::GuestRam;
+use crate::tap::HEADER;
+use crate::virtio::queue::{Chain, Malformed, walk};
+use std::collections::VecDeque;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, VolatileSlice};
+
+/// Pieces of memory that suffice, however small they are. One chain can have as many, each of them
+/// in two parts of RAM, and the system takes 1,024 in one call.
+const PIECES: usize = QUEUE_SIZE as usize;
+
+/// Chains that the driver has given, checked.
+#[derive(Default)]
+pub(super) struct Buffers {
+    chains: VecDeque<Room>,
+    /// The memory of all of them, in order.
+    pieces: VecDeque<(GuestAddress, usize)>,
+    bytes: usize,
+}
+
+/// A chain.
+struct Room {
+    head: u16,
+    pieces: usize,
+    bytes: usize,
+}
+
+impl Buffers {
+    /// Whether a packet of `least` bytes can be read.
+    pub(super) fn have(&self, least: usize) -> bool {
+        self.bytes >= least || self.pieces.len() >= PIECES
+    }
+
+    /// Whether more of them would be of no use.
+    pub(super) fn suffice(&self) -> bool {
+        self.have(LONGEST)
+    }
+
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.chains.is_empty()
+    }
+
+    /// Adds `chain`. One without room for a header, or with anything that the device may not write,
+    /// is malformed.
+    pub(super) fn add(&mut self, chain: Chain<'_>, ram: &GuestRam) -> Result<(), Malformed> {
+        let head = chain.head_index();
+        let mut pieces = Vec::new();
+        let mut bytes = 0_usize;
+        walk(chain, QUEUE_SIZE, |descriptor| {
+            let (address, length) = (descriptor.addr(), descriptor.len() as usize);
+            let inside = ram.get_slices(address, length).all(|slice| slice.is_ok());
+            if !descriptor.is_write_only() || !inside {
+                return Err(Malformed);
+            }
+            // More than the longest packet is of no use.
+            let useful = length.min(LONGEST.saturating_sub(bytes));
+            if useful > 0 {
+                pieces.push((address, useful));
+                bytes += useful;
+            }
+            Ok(())
+        })?;
+        if bytes < HEADER {
+            return Err(Malformed);
+        }
+        self.chains.push_back(Room { head, pieces: pieces.len(), bytes });
+        self.pieces.extend(pieces);
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    /// The memory for the next packet, which is that of the first chain if it may have no other.
+    pub(super) fn slices<'a>(&self, ram: &'a GuestRam, merged: bool) -> Vec<VolatileSlice<'a>> {
+        let first = self.chains.front().map_or(0, |chain| chain.pieces);
+        let pieces = self.pieces.iter().take(if merged { usize::MAX } else { first });
+        // They were in RAM when they were added, and RAM stays where it is.
+        pieces.flat_map(|(address, length)| ram.get_slices(*address, *length)).flatten().collect()
+    }
+
+    /// Takes the chains off that a packet of `length` bytes has filled, and writes into its header
+    /// how many they are. Gives each with its bytes that were filled.
+    pub(super) fn take(&mut self, length: usize, ram: &GuestRam) -> Vec<(u16, u32)> {
+        let count = self.place_of_count();
+        let mut taken = Vec::new();
+        let mut left = length;
+        while left > 0
+            && let Some(chain) = self.chains.pop_front()
+        {
+            let filled = left.min(chain.bytes);
+            left -= filled;
+            self.bytes -= chain.bytes;
+            self.pieces.drain(..chain.pieces);
+            // At most `LONGEST`.
+            taken.push((chain.head, filled as u32));
+        }
+        // No more than the bytes of a packet: each chain has room for a header.
+        let bytes = (taken.len() as u16).to_le_bytes();
+        for (address, byte) in count.into_iter().zip(bytes) {
+            // In RAM, so this cannot fail.
+            let _ = ram.write_obj(byte, address);
+        }
+        taken
+    }
+
+    /// Where the two bytes of `num_buffers` lie: the header's last (section 5.1.6), wherever the
+    /// driver has cut it.
+    fn place_of_count(&self) -> Vec<GuestAddress> {
+        let bytes = self.pieces.iter().flat_map(|(address, length)| {
+            (0..*length as u64).filter_map(|offset| address.0.checked_add(offset))
+        });
+        bytes.skip(HEADER - 2).take(2).map(GuestAddress).collect()
+    }
+}

@@ -1,0 +1,242 @@
+//! Chains and rings that no honest driver makes.
+
+use super::test_wire::*;
+use super::{LONGEST, QUEUE_SIZE, VIRTIO_NET_F_MRG_RXBUF};
+use crate::tap::HEADER;
+use crate::virtio::test_driver::{Descriptor, INDIRECT, LIMIT, NEXT, WRITE};
+use std::time::Instant;
+use vm_memory::{Bytes, GuestAddress};
+
+/// Bytes of the guest's RAM.
+const RAM: u64 = 128 << 20;
+/// Where there is nothing else in the guest's RAM.
+const FREE: u64 = 100 << 20;
+
+fn readable(address: u64, length: u32) -> Descriptor {
+    Descriptor { address, length, flags: 0, next: 0 }
+}
+
+fn writable(address: u64, length: u32) -> Descriptor {
+    Descriptor { address, length, flags: WRITE, next: 0 }
+}
+
+impl Guest {
+    /// Makes a chain of `descriptors` available as they are, but for the links between them, and
+    /// gives its head.
+    fn raw(&mut self, queue: usize, descriptors: &[Descriptor]) -> u16 {
+        let indices: Vec<u16> = descriptors.iter().map(|_| self.driver.reserve(queue)).collect();
+        for (position, descriptor) in descriptors.iter().enumerate() {
+            let mut descriptor = *descriptor;
+            if let Some(next) = indices.get(position + 1) {
+                descriptor.flags |= NEXT;
+                descriptor.next = *next;
+            }
+            self.driver.set_descriptor(queue, indices[position], descriptor);
+        }
+        self.driver.make_available(queue, indices[0]);
+        self.driver.kick(queue);
+        indices[0]
+    }
+
+    /// `descriptors` come back as they were, and nothing is sent.
+    fn sends_nothing(&mut self, descriptors: &[Descriptor]) {
+        let head = self.raw(SEND, descriptors);
+        let (came_back, length, _) = self.driver.wait_whole(SEND);
+        assert_eq!((came_back, length), (head, 0), "{descriptors:?}");
+        assert_eq!(self.try_host_gets(), None, "{descriptors:?}");
+        self.driver.restart();
+        self.still_works();
+    }
+
+    /// `descriptors` come back as they were, and the packet goes into the next buffer.
+    fn receives_nothing_in(&mut self, descriptors: &[Descriptor]) {
+        self.host_sends(&packet(500, 3));
+        let head = self.raw(RECEIVE, descriptors);
+        let (came_back, length, _) = self.driver.wait_whole(RECEIVE);
+        assert_eq!((came_back, length), (head, 0), "{descriptors:?}");
+        self.gives(&[70_000]);
+        assert_eq!(self.gets(), packet(500, 3), "{descriptors:?}");
+        self.driver.restart();
+        self.still_works();
+    }
+}
+
+/// Descriptors that do not lie in RAM.
+fn outside() -> Vec<(u64, u32)> {
+    vec![
+        (RAM, 100),
+        (RAM - 99, 100),
+        (0xd000_0000, 100),
+        (u64::MAX - 50, 100),
+        (u64::MAX, 1),
+        (1 << 63, 100),
+        (0, u32::MAX),
+    ]
+}
+
+#[test]
+fn what_is_no_packet_is_not_sent() {
+    let mut guest = Guest::start();
+    guest.driver.ram.write_slice(&packet(500, 0), GuestAddress(FREE)).unwrap();
+    // A header that is cut, or not there.
+    for length in [0, 1, HEADER as u32 - 1] {
+        guest.sends_nothing(&[readable(FREE, length)]);
+        guest.sends_nothing(&[readable(FREE, 0), readable(FREE, length), readable(FREE, 0)]);
+    }
+    // What the device would have to write, first or last.
+    guest.sends_nothing(&[writable(FREE, 100)]);
+    guest.sends_nothing(&[readable(FREE, 100), writable(FREE, 100)]);
+    guest.sends_nothing(&[writable(FREE, 0), readable(FREE, 100)]);
+    // Outside of RAM, the header or what follows.
+    for (address, length) in outside() {
+        guest.sends_nothing(&[readable(address, length)]);
+        guest.sends_nothing(&[readable(FREE, 100), readable(address, length)]);
+    }
+    // More than a packet has, in one and in many.
+    guest.sends_nothing(&[readable(FREE, LONGEST as u32 + 1)]);
+    guest.sends_nothing(&[readable(FREE, 40_000); 2]);
+    guest.sends_nothing(&[readable(0, 127 << 20); 40]);
+}
+
+#[test]
+fn what_cannot_be_filled_goes_back_and_takes_no_packet() {
+    for refused in [&[][..], &[VIRTIO_NET_F_MRG_RXBUF]] {
+        let mut guest = Guest::start_refusing(refused, 0);
+        // Less than a header.
+        for length in [0, 1, HEADER as u32 - 1] {
+            guest.receives_nothing_in(&[writable(FREE, length)]);
+        }
+        guest.receives_nothing_in(&[writable(FREE, 0), writable(FREE, 5), writable(FREE, 6)]);
+        // What the device may not write, first or last.
+        guest.receives_nothing_in(&[readable(FREE, 70_000)]);
+        guest.receives_nothing_in(&[readable(FREE, 0), writable(FREE, 70_000)]);
+        guest.receives_nothing_in(&[writable(FREE, 70_000), readable(FREE, 1)]);
+        for (address, length) in outside() {
+            guest.receives_nothing_in(&[writable(address, length)]);
+            guest.receives_nothing_in(&[writable(FREE, 70_000), writable(address, length)]);
+        }
+    }
+}
+
+#[test]
+fn chains_in_a_circle_or_into_nothing_or_without_end_go_back() {
+    let mut guest = Guest::start();
+    for (queue, write) in [(RECEIVE, WRITE), (SEND, 0)] {
+        for own_next in [true, false] {
+            guest.host_sends(&packet(100, 0));
+            let index = guest.driver.reserve(queue);
+            let next = if own_next { index } else { 0x7fff };
+            let circle = Descriptor { address: FREE, length: 16, flags: NEXT | write, next };
+            guest.driver.set_descriptor(queue, index, circle);
+            guest.driver.make_available(queue, index);
+            guest.driver.kick(queue);
+            let (head, length, _) = guest.driver.wait_whole(queue);
+            assert_eq!((head, length), (index, 0));
+            guest.driver.restart();
+            guest.still_works();
+        }
+        // A table of its own with more descriptors than a chain may have, and one in a table.
+        for (count, flags) in [(QUEUE_SIZE + 1, NEXT), (2, NEXT | INDIRECT)] {
+            guest.host_sends(&packet(100, 0));
+            let table = FREE + 0x10_000;
+            for position in 0..count {
+                let mut bytes = [0; 16];
+                bytes[..8].copy_from_slice(&FREE.to_le_bytes());
+                bytes[8..12].copy_from_slice(&16_u32.to_le_bytes());
+                let flags = if position + 1 == count { 0 } else { flags } | write;
+                bytes[12..14].copy_from_slice(&flags.to_le_bytes());
+                bytes[14..].copy_from_slice(&(position + 1).to_le_bytes());
+                let at = GuestAddress(table + u64::from(position) * 16);
+                guest.driver.ram.write_slice(&bytes, at).unwrap();
+            }
+            let length = u32::from(count) * 16;
+            let head =
+                guest.raw(queue, &[Descriptor { flags: INDIRECT, ..readable(table, length) }]);
+            let (came_back, length, _) = guest.driver.wait_whole(queue);
+            assert_eq!((came_back, length), (head, 0));
+            guest.driver.restart();
+            guest.still_works();
+        }
+    }
+    assert_eq!(guest.try_host_gets(), None);
+}
+
+#[test]
+fn a_header_in_single_bytes_still_says_how_many_buffers_there_are() {
+    let mut guest = Guest::start();
+    for _ in 0..2 {
+        guest.gives(&[1; 110]);
+    }
+    guest.gives(&[70_000]);
+    guest.host_sends(&packet(200, 7));
+    // 110 bytes in the first one, as many in the second one, none in the third one.
+    let room = guest.driver.room(RECEIVE);
+    assert_eq!(guest.gets(), packet(200, 7));
+    assert_eq!(guest.driver.room(RECEIVE) - room, 220);
+}
+
+#[test]
+fn buffers_on_top_of_each_other_and_of_the_ring_harm_only_the_guest() {
+    let mut guest = Guest::start();
+    guest.raw(RECEIVE, &[writable(FREE, 70_000), writable(FREE, 70_000)]);
+    guest.host_sends(&packet(60_000, 0));
+    guest.driver.wait_whole(RECEIVE);
+    // Both queues and all that they have are below 1 MiB.
+    guest.raw(RECEIVE, &[writable(0x1_0000, 0x2_0000)]);
+    guest.host_sends(&vec![0xff; 60_000]);
+    guest.driver.ring(SEND);
+    guest.driver.restart();
+    guest.still_works();
+    guest.raw(SEND, &[readable(0x1_0000, 60_000)]);
+    guest.host_gets();
+    guest.driver.restart();
+    guest.still_works();
+}
+
+#[test]
+fn a_ring_or_a_head_that_is_nonsense_stops_the_device_until_it_is_reset() {
+    for (queue, head) in [(RECEIVE, false), (RECEIVE, true), (SEND, false), (SEND, true)] {
+        let mut guest = Guest::start();
+        guest.host_sends(&packet(60, 0));
+        if head {
+            guest.driver.make_available(queue, QUEUE_SIZE);
+        } else {
+            guest.driver.set_available_index(queue, 0x8000);
+        }
+        guest.driver.ring(queue);
+        let deadline = Instant::now() + LIMIT;
+        while guest.driver.status() & 64 == 0 {
+            assert!(guest.driver.wait_interrupt(deadline));
+        }
+        guest.driver.restart();
+        guest.still_works();
+    }
+}
+
+#[test]
+fn an_endless_supply_of_chains_keeps_neither_a_reset_nor_the_other_queue_waiting() {
+    let mut guest = Guest::start();
+    for (queue, bad) in [(SEND, readable(FREE, 60)), (SEND, writable(FREE, 1))] {
+        let index = guest.driver.reserve(queue);
+        guest.driver.set_descriptor(queue, index, bad);
+        // The same chain again and again, without end.
+        for _ in 0..2000 {
+            guest.driver.make_available(queue, index);
+            guest.driver.ring(queue);
+        }
+        guest.driver.restart();
+        while guest.try_host_gets().is_some() {}
+        guest.still_works();
+    }
+    guest.host_sends(&packet(60, 0));
+    for bad in [readable(FREE, 60), writable(FREE, 12), writable(FREE, 1 << 20)] {
+        let index = guest.driver.reserve(RECEIVE);
+        guest.driver.set_descriptor(RECEIVE, index, bad);
+        for _ in 0..2000 {
+            guest.driver.make_available(RECEIVE, index);
+            guest.driver.ring(RECEIVE);
+        }
+        guest.driver.restart();
+        guest.still_works();
+    }
+}

@@ -1,0 +1,277 @@
+//! The queues while the driver runs, on the device's thread.
+//!
+//! The tap is watched for changes, not for what is so: it wakes the thread when a packet comes, and
+//! then it is read until it is empty. If the driver has no buffers, reading stops; packets wait in
+//! the tap, which throws away what it has no room for, and the doorbell says when to go on. Nothing
+//! of this costs time while nothing can be done.
+
+use super::buffers::Buffers;
+use super::{Interface, LONGEST, LONGEST_CUT, OFFLOADS, QUEUE_SIZE};
+use crate::io::{Registry, Source};
+use crate::memory::GuestRam;
+use crate::tap::{HEADER, Offloads, Wire};
+use crate::usage::Usage;
+use crate::virtio::Activation;
+use crate::virtio::queue::{Broken, Chain, DeviceQueue, Malformed, TURN, walk};
+use std::fmt::Display;
+use std::io;
+use std::sync::Arc;
+use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
+use vm_memory::{GuestMemoryBackend, VolatileSlice};
+use vmm_sys_util::epoll::EventSet;
+
+const WIRE: u32 = 0;
+const RECEIVE: u32 = 1;
+const SEND: u32 = 2;
+
+/// Packets that may have waited in the tap for a driver, and are thrown away when one comes. The
+/// kernel's limit for a tap that nobody has changed is 1,000.
+const STALE: usize = 10_000;
+
+/// The device's queues, and what packets need.
+pub(super) struct Service {
+    ram: GuestRam,
+    wire: Arc<dyn Wire>,
+    receive: DeviceQueue,
+    send: DeviceQueue,
+    buffers: Buffers,
+    offloads: Offloads,
+    /// Whether a packet may take several chains.
+    merged: bool,
+    /// There may be packets in the tap.
+    waiting: bool,
+    usage: Usage,
+    name: String,
+    /// Packets that were lost here.
+    lost: u64,
+}
+
+impl Service {
+    pub(super) fn new(activation: Activation, interface: &Interface) -> io::Result<Self> {
+        let mut queues = activation.queues.into_iter();
+        let mut queue = || queues.next().ok_or(io::ErrorKind::InvalidInput);
+        let has = |feature: u32| activation.features & 1 << feature != 0;
+        let accepted = OFFLOADS.iter().filter(|(feature, _)| has(*feature));
+        let mut offloads: Offloads = accepted.map(|(_, offload)| *offload).collect();
+        // Whoever does no checksums cannot do the rest (section 5.1.3.1).
+        if !offloads.contains(Offloads::CSUM) {
+            offloads = Offloads::empty();
+        }
+        Ok(Self {
+            ram: activation.ram,
+            wire: interface.wire.clone(),
+            receive: queue()?,
+            send: queue()?,
+            buffers: Buffers::default(),
+            offloads,
+            merged: has(VIRTIO_NET_F_MRG_RXBUF),
+            waiting: false,
+            usage: interface.usage.clone(),
+            name: interface.name.clone(),
+            lost: 0,
+        })
+    }
+
+    /// Gives packets that have come to the driver, until there are none or it has no room.
+    fn receive(&mut self) -> Result<(), Broken> {
+        let ram = self.ram.clone();
+        for _ in 0..TURN {
+            if !self.waiting || !self.gather(&ram)? {
+                return Ok(());
+            }
+            self.receive_one(&ram)?;
+        }
+        self.receive.ring();
+        Ok(())
+    }
+
+    /// Takes buffers from the driver, and says whether they suffice for a packet. If not, the
+    /// doorbell tells of more.
+    fn gather(&mut self, ram: &GuestRam) -> Result<bool, Broken> {
+        for _ in 0..QUEUE_SIZE {
+            let enough =
+                if self.merged { self.buffers.suffice() } else { !self.buffers.is_empty() };
+            if enough {
+                return Ok(true);
+            }
+            if let Some(chain) = self.receive.pop(ram)? {
+                let head = chain.head_index();
+                if self.buffers.add(chain, ram).is_err() {
+                    self.receive.add_used(head, 0)?;
+                }
+            } else if !self.receive.await_buffers()? {
+                return Ok(self.buffers.have(self.least()));
+            }
+        }
+        // So many that make no sense: whatever else there is to do comes first.
+        self.receive.ring();
+        Ok(false)
+    }
+
+    /// The room without which no packet is read. A driver that takes uncut packets has room for
+    /// them, soon if not now.
+    fn least(&self) -> usize {
+        let uncut = self.offloads.intersects(Offloads::TSO4 | Offloads::TSO6);
+        if uncut { LONGEST } else { LONGEST_CUT }
+    }
+
+    /// Reads a packet, if there is one, into the buffers, and gives those to the driver.
+    fn receive_one(&mut self, ram: &GuestRam) -> Result<(), Broken> {
+        let slices = self.buffers.slices(ram, self.merged);
+        let room: usize = slices.iter().map(VolatileSlice::len).sum();
+        match read_packet(self.wire.as_ref(), &slices) {
+            Ok(length) if length > room => self.lose(&"it is longer than the guest's buffers"),
+            Ok(length) if length >= HEADER => {
+                self.usage.has_received(length - HEADER);
+                let filled = self.buffers.take(length, ram);
+                self.receive.add_used_together(&filled)?;
+            }
+            // No packet is so short: there is none.
+            Ok(_) => self.waiting = false,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.waiting = false,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                self.waiting = false;
+                self.lose(&error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends the packets that the driver has made available.
+    fn send(&mut self) -> Result<(), Broken> {
+        let ram = self.ram.clone();
+        for _ in 0..TURN {
+            let Some(chain) = self.send.pop(&ram)? else {
+                if self.send.await_buffers()? {
+                    continue;
+                }
+                return Ok(());
+            };
+            let head = chain.head_index();
+            match packet(chain, &ram) {
+                Ok(packet) => self.send_one(&packet),
+                Err(Malformed) => self.lose(&"the guest's driver made none"),
+            }
+            self.send.add_used(head, 0)?;
+        }
+        self.send.ring();
+        Ok(())
+    }
+
+    fn send_one(&mut self, packet: &[VolatileSlice<'_>]) {
+        match write_packet(self.wire.as_ref(), packet) {
+            Ok(length) => self.usage.has_sent(length.saturating_sub(HEADER)),
+            Err(error) if error.raw_os_error() == Some(libc::EIO) => {
+                self.lose(&"the tap is down; `ip link set TAP up`, as root, brings it up");
+            }
+            Err(error) => self.lose(&error),
+        }
+    }
+
+    /// A packet is lost. The log hears of the first one; the guest could say it for ever.
+    fn lose(&mut self, why: &dyn Display) {
+        if self.lost == 0 {
+            tracing::warn!(interface = self.name, %why, "a packet is lost");
+        }
+        self.lost += 1;
+    }
+
+    /// Throws away what has come for a former driver, which may have done other things itself.
+    fn empty(&self) {
+        let mut bytes = [0; 64];
+        let slices = [VolatileSlice::from(bytes.as_mut_slice())];
+        for _ in 0..STALE {
+            if read_packet(self.wire.as_ref(), &slices).map_or(true, |length| length == 0) {
+                return;
+            }
+        }
+    }
+}
+
+/// A packet that the driver wants sent, with its header; it is checked as a whole.
+fn packet<'a>(chain: Chain<'_>, ram: &'a GuestRam) -> Result<Vec<VolatileSlice<'a>>, Malformed> {
+    let mut slices = Vec::new();
+    let mut bytes = 0_usize;
+    walk(chain, QUEUE_SIZE, |descriptor| {
+        bytes = bytes.saturating_add(descriptor.len() as usize);
+        if descriptor.is_write_only() || bytes > LONGEST {
+            return Err(Malformed);
+        }
+        for slice in ram.get_slices(descriptor.addr(), descriptor.len() as usize) {
+            slices.push(slice.map_err(|_| Malformed)?);
+        }
+        Ok(())
+    })?;
+    if bytes < HEADER { Err(Malformed) } else { Ok(slices) }
+}
+
+/// Reads a packet into `slices`, and gives its bytes: more than the slices have if it did not fit.
+fn read_packet(wire: &dyn Wire, slices: &[VolatileSlice<'_>]) -> io::Result<usize> {
+    let mut over = 0_u8;
+    let over = libc::iovec { iov_base: (&raw mut over).cast(), iov_len: 1 };
+    let vectors: Vec<libc::iovec> = slices.iter().map(vector).chain([over]).collect();
+    // SAFETY: each vector is a slice of guest RAM, or the byte above. The slices keep RAM mapped,
+    // and the guest expects that anything is written there.
+    let length = unsafe { libc::readv(wire.as_raw_fd(), vectors.as_ptr(), count_of(&vectors)) };
+    usize::try_from(length).map_err(|_| io::Error::last_os_error())
+}
+
+/// Writes the packet that lies in `slices`, and gives its bytes.
+fn write_packet(wire: &dyn Wire, slices: &[VolatileSlice<'_>]) -> io::Result<usize> {
+    let vectors: Vec<libc::iovec> = slices.iter().map(vector).collect();
+    // SAFETY: each vector is a slice of guest RAM, which the slices keep mapped; they are only read.
+    let length = unsafe { libc::writev(wire.as_raw_fd(), vectors.as_ptr(), count_of(&vectors)) };
+    usize::try_from(length).map_err(|_| io::Error::last_os_error())
+}
+
+/// A slice as the system takes it. It is not kept longer than the slice.
+fn vector(slice: &VolatileSlice<'_>) -> libc::iovec {
+    libc::iovec { iov_base: slice.ptr_guard_mut().as_ptr().cast(), iov_len: slice.len() }
+}
+
+/// How many vectors there are: at most twice the descriptors of two chains, and one.
+fn count_of(vectors: &[libc::iovec]) -> libc::c_int {
+    vectors.len() as libc::c_int
+}
+
+impl Source for Service {
+    fn start(&mut self, registry: &mut Registry<'_>) -> io::Result<()> {
+        self.wire.set_offloads(self.offloads)?;
+        self.empty();
+        registry.watch(self.receive.doorbell().as_ref(), RECEIVE, EventSet::IN)?;
+        registry.watch(self.send.doorbell().as_ref(), SEND, EventSet::IN)?;
+        let change = EventSet::IN | EventSet::EDGE_TRIGGERED;
+        registry.watch(&self.wire.as_raw_fd(), WIRE, change)
+    }
+
+    fn ready(&mut self, token: u32, _events: EventSet, registry: &mut Registry<'_>) {
+        let served = match token {
+            SEND => {
+                self.send.answer();
+                self.send()
+            }
+            RECEIVE => {
+                self.receive.answer();
+                self.receive()
+            }
+            _ => {
+                self.waiting = true;
+                self.receive()
+            }
+        };
+        self.receive.notify();
+        self.send.notify();
+        if served.is_err() {
+            registry.forget_all();
+        }
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        if self.lost > 0 {
+            tracing::info!(interface = self.name, packets = self.lost, "packets were lost");
+        }
+    }
+}
