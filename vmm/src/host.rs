@@ -57,11 +57,11 @@ impl Host {
     /// # Errors
     /// There is no such machine, its definition has a fault, or as for [`launch`](Self::launch).
     pub fn registered(catalog: &Catalog, name: &str) -> Result<Self, CallError> {
-        Ok(Self::of_definition(catalog, name, Console::Attach, |_| Ok(()))?.0)
+        Ok(Self::of_definition(catalog, name, Console::Attach, || (), |_| Ok(()))?.0)
     }
 
     /// As [`launch`](Self::launch), for the machine `name` of `catalog`, with this console where its
-    /// definition names no file.
+    /// definition names no file. As soon as the name is this process's, `claimed` is called.
     ///
     /// # Errors
     /// As for [`registered`](Self::registered).
@@ -69,19 +69,22 @@ impl Host {
         catalog: &Catalog,
         name: &str,
         console: Console,
+        claimed: impl FnOnce(),
     ) -> Result<(Self, Task), CallError> {
-        Self::of_definition(catalog, name, console, Vm::startup_once)
+        Self::of_definition(catalog, name, console, claimed, Vm::startup_once)
     }
 
     fn of_definition<T>(
         catalog: &Catalog,
         name: &str,
         console: Console,
+        claimed: impl FnOnce(),
         begin: impl FnOnce(&Vm) -> Result<T, CallError>,
     ) -> Result<(Self, T), CallError> {
         let machine = catalog.get(name)?;
         // From here on the definition stays what it is.
         let place = catalog.runtime().claim(&machine.name)?;
+        claimed();
         let definition = machine.load_to_run()?;
         definition.check_files(&machine.path).map_err(CatalogError::from)?;
         let mut config = definition.config(machine.directory());

@@ -199,11 +199,13 @@ impl Runtime {
         Ok(())
     }
 
-    /// Begins the log of the machine `name`, for a process that is to run it and has no terminal.
+    /// Opens the log of the machine `name`, for a process that is to run it and has no terminal. What
+    /// an earlier one said stays in it until that process has its [place](Self::claim): another may
+    /// be first.
     ///
     /// # Errors
     /// The name is not allowed, or the log cannot be made safely.
-    pub fn begin_log(&self, name: &str) -> Result<File, RuntimeError> {
+    pub fn open_log(&self, name: &str) -> Result<File, RuntimeError> {
         check_name(name)?;
         let path = self.log(name);
         loop {
@@ -213,11 +215,7 @@ impl Runtime {
             match options.open(&path) {
                 // A machine that ended removed the directory in between.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                log => {
-                    let log = log.map_err(failed(&path))?;
-                    log.set_len(0).map_err(failed(&path))?;
-                    return Ok(log);
-                }
+                log => return log.map_err(failed(&path)),
             }
         }
     }

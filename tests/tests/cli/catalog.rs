@@ -255,3 +255,20 @@ fn a_machine_whose_process_hangs_is_listed_as_one_that_does_not_answer() {
     web.signal(Signal::CONT);
     assert_eq!(world.json(&["ls"]).json()["machines"][0]["state"], "Running");
 }
+
+#[test]
+fn oem_strings_of_the_command_line_are_in_the_definition_and_bad_ones_are_refused() {
+    let world = World::new();
+    let kernel = world.kernel(SPIN);
+    let strings = ["--oem-string", "io.systemd.credential:motd=hello, you", "--oem-string", "two"];
+    let created = world.vmm(&[&["create", "web", "--kernel", &kernel], &strings[..]].concat());
+    assert_eq!(created.code, Some(0), "{created:?}");
+    let shown = world.json(&["show", "web"]).json();
+    assert_eq!(shown["definition"]["oem_strings"], json!([strings[1], strings[3]]));
+    for verb in ["create", "run"] {
+        let bad = ["--oem-string", ""];
+        let refused = world.json(&[&[verb, "db", "--kernel", &kernel], &bad[..]].concat());
+        assert_eq!(refused.refusal().0, Some(2), "{refused:?}");
+    }
+    assert_eq!(world.vmm(&["run", "web", "--oem-string", "x"]).code, Some(2), "it has its own");
+}

@@ -10,6 +10,7 @@ use std::thread;
 use tests::agent::{self, Manner};
 use tests::micro::{ECHO, FAULT, POWER_OFF, SPIN};
 use tests::relay;
+use vmm::runtime::Runtime;
 
 /// The process of the machine `name`.
 fn pid(world: &World, name: &str) -> i32 {
@@ -101,6 +102,28 @@ fn of_two_who_start_a_machine_one_does_and_the_other_is_told_that_it_runs() {
         assert_eq!(codes, [Some(0), Some(1)]);
         assert_eq!(world.vmm(&["stop", "web"]).code, Some(0));
     }
+}
+
+#[test]
+fn who_comes_too_late_to_start_a_machine_leaves_its_log_alone() {
+    let world = World::new();
+    world.create("web", SPIN);
+    assert_eq!(world.vmm(&["start", "web"]).code, Some(0));
+    let path = world.runtime().join("web/log");
+    fs::write(&path, "the first one's words\n").unwrap();
+    // What `vmm start` does when it has seen that nobody runs the machine.
+    let log = Runtime::at(world.runtime()).open_log("web").unwrap();
+    let mut late = world.command(VMM);
+    late.args(["run", "--detached", "--console", "attach", "--", "web"]);
+    let late = late.stderr(log).output().unwrap();
+    assert_eq!(late.status.code(), Some(1));
+    let told: serde_json::Value = serde_json::from_slice(&late.stdout).unwrap();
+    assert_eq!(told["error"]["name"], "VM_E_VM_RUNNING");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "the first one's words\n");
+    // The next one begins it anew.
+    assert_eq!(world.vmm(&["stop", "web"]).code, Some(0));
+    assert_eq!(world.vmm(&["start", "web"]).code, Some(0));
+    assert_eq!(fs::read_to_string(&path).unwrap(), "");
 }
 
 #[test]

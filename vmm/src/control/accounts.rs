@@ -39,62 +39,50 @@ fn grant(principal: &Principal) -> Option<Grant> {
 
 /// The number of the user `name`.
 fn user(name: &str) -> Option<u32> {
-    let name = CString::new(name).ok()?;
-    look_up(|buffer| {
-        let mut entry = MaybeUninit::<libc::passwd>::uninit();
-        let mut found = ptr::null_mut();
-        // SAFETY: the name is a C string; entry, buffer and result are valid for the call, which is
-        // told how long the buffer is.
-        let error = unsafe {
-            libc::getpwnam_r(
-                name.as_ptr(),
-                entry.as_mut_ptr(),
-                buffer.as_mut_ptr().cast(),
-                buffer.len(),
-                &raw mut found,
-            )
-        };
-        if found.is_null() {
-            return Err(error);
-        }
-        // SAFETY: a result that is not null is the entry, which the call has then filled.
-        Ok(unsafe { (*found).pw_uid })
-    })
+    // SAFETY: getpwnam_r is such a function.
+    unsafe { number_of(name, libc::getpwnam_r, |user: &libc::passwd| user.pw_uid) }
 }
 
 /// The number of the group `name`.
 fn group(name: &str) -> Option<u32> {
-    let name = CString::new(name).ok()?;
-    look_up(|buffer| {
-        let mut entry = MaybeUninit::<libc::group>::uninit();
-        let mut found = ptr::null_mut();
-        // SAFETY: as for users.
-        let error = unsafe {
-            libc::getgrnam_r(
-                name.as_ptr(),
-                entry.as_mut_ptr(),
-                buffer.as_mut_ptr().cast(),
-                buffer.len(),
-                &raw mut found,
-            )
-        };
-        if found.is_null() {
-            return Err(error);
-        }
-        // SAFETY: as for users.
-        Ok(unsafe { (*found).gr_gid })
-    })
+    // SAFETY: getgrnam_r is such a function.
+    unsafe { number_of(name, libc::getgrnam_r, |group: &libc::group| group.gr_gid) }
 }
 
-/// Calls `call` with more and more room, as long as that is what it lacks.
-fn look_up(call: impl Fn(&mut [u8]) -> Result<u32, libc::c_int>) -> Option<u32> {
-    let mut buffer = vec![0; ROOM];
+/// A function of the C library that looks a name up: it fills an entry of type `T`, whose strings go
+/// into the buffer, and sets the last argument to that entry, or to null. It returns an error number.
+type LookUp<T> = unsafe extern "C" fn(
+    *const libc::c_char,
+    *mut T,
+    *mut libc::c_char,
+    libc::size_t,
+    *mut *mut T,
+) -> libc::c_int;
+
+/// The number in the entry of `name`, which is looked up with more and more room as long as that is
+/// what it lacks.
+///
+/// # Safety
+/// `look_up` does what is said of [`LookUp`].
+unsafe fn number_of<T>(name: &str, look_up: LookUp<T>, number: fn(&T) -> u32) -> Option<u32> {
+    let name = CString::new(name).ok()?;
+    let mut buffer: Vec<libc::c_char> = vec![0; ROOM];
     loop {
-        match call(&mut buffer) {
-            Ok(number) => return Some(number),
-            Err(libc::ERANGE) if buffer.len() < ROOM_MAX => buffer.resize(buffer.len() * 2, 0),
-            Err(_) => return None,
+        let mut entry = MaybeUninit::uninit();
+        let (room, length) = (buffer.as_mut_ptr(), buffer.len());
+        let mut found = ptr::null_mut();
+        // SAFETY: the name is a C string; entry, buffer and result are valid for the call, which is
+        // told how long the buffer is.
+        let error =
+            unsafe { look_up(name.as_ptr(), entry.as_mut_ptr(), room, length, &raw mut found) };
+        // SAFETY: a result that is not null is the entry, which the call has then filled.
+        if let Some(entry) = unsafe { found.as_ref() } {
+            return Some(number(entry));
         }
+        if error != libc::ERANGE || length >= ROOM_MAX {
+            return None;
+        }
+        buffer.resize(length * 2, 0);
     }
 }
 

@@ -18,6 +18,7 @@ pub(crate) fn create(args: CreateArgs, format: Format) -> Outcome {
         append: hardware.append,
         memory: hardware.memory,
         cpus: hardware.cpus,
+        oem_strings: hardware.oem_strings,
         kernel_entry: hardware.kernel_entry.into(),
         disks: hardware.disks.into_iter().map(at_absolute_path).collect::<Result<_, _>>()?,
         nets: hardware.nets,

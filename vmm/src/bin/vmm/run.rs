@@ -73,10 +73,10 @@ fn allow_descriptors() {
 pub(crate) fn run(args: RunArgs, format: Format) -> Outcome {
     let readiness = Readiness::new(args.detached);
     let outcome = run_telling(args, &readiness, format);
-    if let Err(failure) = &outcome {
-        readiness.refused(failure);
+    match outcome {
+        Err(failure) => readiness.refused(failure),
+        outcome => outcome,
     }
-    outcome
 }
 
 fn run_telling(args: RunArgs, readiness: &Readiness, format: Format) -> Outcome {
@@ -86,7 +86,7 @@ fn run_telling(args: RunArgs, readiness: &Readiness, format: Format) -> Outcome 
     let _restore = Restore(&terminal);
     let running = SharedRunning::default();
     heed_signals(Arc::clone(&running), Arc::clone(&terminal)).map_err(|error| failure(&error))?;
-    let (host, startup) = launch(args)?;
+    let (host, startup) = launch(args, readiness)?;
     let vm = host.vm();
     readiness.accepted(&startup.info());
     let startup = startup.wait(None);
@@ -116,12 +116,13 @@ fn run_telling(args: RunArgs, readiness: &Readiness, format: Format) -> Outcome 
 }
 
 /// The machine that the command line names or describes, and the task of its start.
-fn launch(args: RunArgs) -> Result<(Host, Task), Failure> {
+fn launch(args: RunArgs, readiness: &Readiness) -> Result<(Host, Task), Failure> {
     let catalog = Catalog::of_user();
     let (kernel, name) = match (args.kernel, args.name) {
         (None, name) => {
             let name = name.unwrap_or_default();
-            return Ok(Host::launch_registered(&catalog, &name, args.console)?);
+            let claimed = || readiness.claimed();
+            return Ok(Host::launch_registered(&catalog, &name, args.console, claimed)?);
         }
         (Some(kernel), Some(name)) => (kernel, name),
         (Some(kernel), None) => (kernel, format!("vm-{}", std::process::id())),
@@ -135,6 +136,7 @@ fn launch(args: RunArgs) -> Result<(Host, Task), Failure> {
         disks: hardware.disks,
         nets: hardware.nets,
         console: args.console,
+        oem_strings: hardware.oem_strings,
         kernel_entry: hardware.kernel_entry.into(),
         ..MachineConfig::new(name, kernel)
     };

@@ -259,6 +259,7 @@ fn made_of(definition: &Definition) -> Vec<(&'static str, Value)> {
         ("kernel_entry", json!(entry)),
         ("disks", json!(definition.disks.iter().map(disk).collect::<Vec<_>>())),
         ("networks", json!(nets(definition).map(net).collect::<Vec<_>>())),
+        ("oem_strings", json!(definition.oem_strings)),
         ("console", json!(definition.console)),
         ("notes", json!(definition.notes)),
         ("read", json!(who(&definition.access.read))),

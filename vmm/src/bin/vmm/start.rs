@@ -95,7 +95,7 @@ pub(crate) fn start(args: &StartArgs, format: Format) -> Outcome {
             HResult::VM_E_VM_NOT_RUNNING => {
                 // Its last words come with its end.
                 await_end(&mut process.child);
-                let text = format!("{name} ended before {event}{}", said(name));
+                let text = format!("{name} ended before {event}{}", said(name, 0));
                 CallError::new(error.code, text)
             }
             _ => error,
@@ -151,6 +151,8 @@ struct Process {
     machine: Registered,
     child: Child,
     lines: Receiver<Line>,
+    /// Bytes that were in the log when the process was started.
+    before: u64,
     /// The task of the start.
     document: Box<TaskDocument>,
 }
@@ -162,7 +164,8 @@ impl Process {
             let text = format!("cannot start a process for {}: {error}", machine.name);
             CallError::new(HResult::DISP_E_EXCEPTION, text)
         };
-        let log = Runtime::of_user().begin_log(&machine.name)?;
+        let log = Runtime::of_user().open_log(&machine.name)?;
+        let before = log.metadata().map_or(0, |log| log.len());
         let mut command = Command::new(std::env::current_exe().map_err(failed)?);
         command
             .args(["run", "--detached", "--console", "attach", "--", &machine.name])
@@ -175,13 +178,13 @@ impl Process {
         let mut child = command.spawn().map_err(failed)?;
         let lines = listen(&mut child).map_err(failed)?;
         match next(&lines, deadline) {
-            Ok(Line::Task(document)) => Ok(Self { machine, child, lines, document }),
+            Ok(Line::Task(document)) => Ok(Self { machine, child, lines, before, document }),
             Ok(Line::Refused { error }) => {
                 // It has nothing left to do but end, and is not left behind as a zombie.
                 let _ = child.wait();
                 Err(CallError::new(error.code, error.description))
             }
-            Err(silence) => Err(silent(silence, &machine.name, &mut child)),
+            Err(silence) => Err(silent(silence, &machine.name, before, &mut child)),
         }
     }
 
@@ -193,7 +196,9 @@ impl Process {
                 return Err(CallError::new(error.code, error.description));
             }
             Err(RecvTimeoutError::Timeout) => {}
-            Err(silence) => return Err(silent(silence, &self.machine.name, &mut self.child)),
+            Err(silence) => {
+                return Err(silent(silence, &self.machine.name, self.before, &mut self.child));
+            }
         }
         Ok(())
     }
@@ -245,14 +250,15 @@ fn next(lines: &Receiver<Line>, deadline: Option<Instant>) -> Result<Line, RecvT
 }
 
 /// The process did not say what was expected of it.
-fn silent(silence: RecvTimeoutError, name: &str, child: &mut Child) -> CallError {
+fn silent(silence: RecvTimeoutError, name: &str, before: u64, child: &mut Child) -> CallError {
     if silence == RecvTimeoutError::Timeout {
         let text =
             format!("the process of {name} has not begun in time; `vmm ls` shows if it does");
         return CallError::new(HResult::VM_E_TIMED_OUT, text);
     }
     let end = child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
-    let text = format!("the process of {name} ended ({end}) before the machine ran{}", said(name));
+    let text =
+        format!("the process of {name} ended ({end}) before the machine ran{}", said(name, before));
     CallError::new(HResult::DISP_E_EXCEPTION, text)
 }
 

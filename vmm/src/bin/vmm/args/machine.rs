@@ -60,6 +60,9 @@ pub(crate) struct HardwareArgs {
     /// it has one of its own, which stays.
     #[arg(long = "net", value_name = "tap=NAME[,mac=ADDRESS]", requires = "kernel")]
     pub(crate) nets: Vec<Net>,
+    /// Words for the guest's programs, in its SMBIOS tables of type 11; can be given again.
+    #[arg(long = "oem-string", value_name = "STRING", requires = "kernel")]
+    pub(crate) oem_strings: Vec<String>,
     /// Who unpacks a bzImage: the monitor, or the guest, which then chooses its own address.
     #[arg(long, value_enum, default_value_t = EntryArg::Unpacked, requires = "kernel")]
     pub(crate) kernel_entry: EntryArg,
