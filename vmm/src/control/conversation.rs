@@ -12,10 +12,12 @@
 //! ```
 //!
 //! A client is read only while it is idle and has taken all that it was told: whoever asks much and
-//! reads little stops itself, and what waits for it is bounded by one answer.
+//! reads little stops itself, and what waits for it is bounded by one answer, which has a
+//! [share](Share) of what may wait for all together.
 
 use crate::control::access::Peer;
 use crate::control::serve::document;
+use crate::control::unsent::Share;
 use crate::control::wire::{self, Call, Request, Response, VERSION};
 use crate::error::CallError;
 use crate::events::{Notice, Subscription};
@@ -31,6 +33,8 @@ use vmm_sys_util::epoll::EventSet;
 
 /// How long a client may not read an answer that it asked for.
 pub(super) const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 10_000 });
+/// How long it may read an answer that it does not take at once.
+const PATIENCE_IN_ALL: Duration = PATIENCE.saturating_mul(6);
 /// How often a client that follows a task hears of it at least.
 const NEWS: Duration = Duration::from_secs(1);
 
@@ -42,8 +46,11 @@ pub(super) struct Conversation {
     /// What is to be sent, and how much of it has been.
     output: Vec<u8>,
     sent: usize,
+    share: Share,
     /// Since when it takes nothing of that.
     stuck: Option<Instant>,
+    /// Since when it has not taken all of it.
+    slow: Option<Instant>,
     stage: Stage,
     /// The task that the last request is answered by is followed.
     follow: bool,
@@ -83,14 +90,16 @@ pub(super) enum Next {
 }
 
 impl Conversation {
-    pub(super) fn new(stream: UnixStream, peer: Peer) -> Self {
+    pub(super) fn new(stream: UnixStream, peer: Peer, share: Share) -> Self {
         Self {
             stream,
             peer,
             decoder: Decoder::default(),
             output: Vec::new(),
             sent: 0,
+            share,
             stuck: None,
+            slow: None,
             stage: Stage::Idle(Instant::now()),
             follow: false,
             interrupted: None,
@@ -179,9 +188,7 @@ impl Conversation {
             Stage::Following { told, .. } if self.output.is_empty() => Some(*told + NEWS),
             // What these have not read is but a line, and more is kept for them within bounds.
             Stage::Following { .. } | Stage::Listening(_) => None,
-            Stage::Idle(_) | Stage::Called | Stage::Leaving => {
-                self.stuck.map(|since| since + PATIENCE)
-            }
+            Stage::Idle(_) | Stage::Called | Stage::Leaving => self.patience_ends(),
         };
         self.interrupted.or(late)
     }
@@ -194,8 +201,14 @@ impl Conversation {
         match &mut self.stage {
             // Whatever it knows is old.
             Stage::Following { version, .. } => *version = 0,
-            _ => self.over |= self.stuck.is_some_and(|since| since + PATIENCE <= now),
+            _ => self.over |= self.patience_ends().is_some_and(|end| end <= now),
         }
+    }
+
+    /// When a client that does not take its answer is sent away.
+    fn patience_ends(&self) -> Option<Instant> {
+        let stuck = self.stuck.map(|since| since + PATIENCE);
+        stuck.into_iter().chain(self.slow.map(|since| since + PATIENCE_IN_ALL)).min()
     }
 
     /// Takes one step: says what there is to say, or reads what the client asks.
@@ -255,8 +268,18 @@ impl Conversation {
     }
 
     fn say(&mut self, response: &Response) {
+        let before = self.output.len();
+        let mut told = wire::answer(&mut self.output, response);
+        if !self.share.take(self.output.len() - before) {
+            let text = "too much is waiting for clients of the machine's process that do not read \
+                        it; try again";
+            let crowded = CallError::new(HResult::VM_E_OUT_OF_RESOURCE, text);
+            self.output.truncate(before);
+            self.output.shrink_to_fit();
+            told = wire::answer(&mut self.output, &wire::refusal(&crowded));
+        }
         // Only an answer that is no JSON could fail here; and then there is nothing to say.
-        self.over |= wire::answer(&mut self.output, response).is_err();
+        self.over |= told.is_err();
     }
 
     /// Sends as much as the client takes; false if that was not all, or it has gone.
@@ -270,7 +293,9 @@ impl Conversation {
                 }
                 Err(rustix::io::Errno::INTR) => {}
                 Err(rustix::io::Errno::AGAIN) => {
-                    self.stuck.get_or_insert_with(Instant::now);
+                    let now = Instant::now();
+                    self.stuck.get_or_insert(now);
+                    self.slow.get_or_insert(now);
                     return false;
                 }
                 Err(_) => self.over = true,
@@ -283,6 +308,8 @@ impl Conversation {
             // An answer may have been long, and silence may be.
             self.output = Vec::new();
             self.sent = 0;
+            self.slow = None;
+            self.share.give_back();
         }
         true
     }

@@ -11,4 +11,5 @@ mod conversation;
 mod crowd;
 mod serve;
 pub mod server;
+mod unsent;
 pub mod wire;

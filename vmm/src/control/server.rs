@@ -13,6 +13,7 @@ use crate::control::access::{Access, Peer, unknown};
 use crate::control::conversation::{Conversation, Next};
 use crate::control::crowd::{Calls, Count, Crowd};
 use crate::control::serve::Served;
+use crate::control::unsent::Unsent;
 use crate::control::wire::{self, Request, Response};
 use crate::error::CallError;
 use crate::io::{IoThread, Registry, Source};
@@ -105,6 +106,7 @@ struct Clients {
     /// So many clients there may be.
     most: usize,
     clients: BTreeMap<u32, Conversation>,
+    unsent: Unsent,
     crowd: Arc<Crowd>,
 }
 
@@ -127,6 +129,7 @@ impl Clients {
             next: FIRST_CLIENT,
             most: most_clients(),
             clients: BTreeMap::new(),
+            unsent: Unsent::default(),
             crowd,
         }
     }
@@ -188,7 +191,10 @@ impl Clients {
             .set_nonblocking(true)
             .and_then(|()| registry.watch(&stream, token, EventSet::IN));
         match begun {
-            Ok(()) => drop(self.clients.insert(token, Conversation::new(stream, peer))),
+            Ok(()) => {
+                let share = self.unsent.share(self.access.is_owner(&peer));
+                drop(self.clients.insert(token, Conversation::new(stream, peer, share)));
+            }
             Err(error) => tracing::warn!(%error, "client not served"),
         }
     }

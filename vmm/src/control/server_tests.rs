@@ -727,3 +727,6 @@ fn to_another_user_the_machine_does_not_exist() {
     assert_eq!(stranger.join().unwrap(), HResult::VM_E_VM_UNKNOWN);
     assert_eq!(world.seats(), 0);
 }
+
+#[path = "unread_tests.rs"]
+mod unread;
