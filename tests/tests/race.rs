@@ -93,6 +93,8 @@ fn verbs() -> Vec<Request> {
         Request::Pause,
         Request::Resume,
         Request::PressPowerButton,
+        Request::Balloon,
+        Request::SetBalloon { bytes: 0 },
         Request::Sessions,
         Request::Property { property: Property::ComputerName },
         Request::GetParameter { name: "HostName".into() },
@@ -159,8 +161,11 @@ fn answer(client: &mut Client, verb: Request) -> HResult {
         Request::Wait { id } => client.wait(id, Some(LIMIT), |_| ()).map(drop),
         Request::Cancel { id } => client.cancel(id).map(drop),
         Request::Property { property } => client.property(property).map(drop),
-        verb @ Request::GetParameter { .. } => client.value(verb).map(drop),
-        verb @ (Request::Pause | Request::Resume | Request::PressPowerButton) => client.act(verb),
+        verb @ (Request::GetParameter { .. } | Request::Balloon) => client.value(verb).map(drop),
+        verb @ (Request::Pause
+        | Request::Resume
+        | Request::PressPowerButton
+        | Request::SetBalloon { .. }) => client.act(verb),
         verb => client.work(verb).map(drop),
     };
     answer.map_or_else(|refusal| refusal.code, |()| HResult::S_OK)

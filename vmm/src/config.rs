@@ -23,8 +23,8 @@ pub const MEMORY_MIN: u64 = 16 << 20;
 /// RAM that a machine gets if nobody says otherwise, in bytes.
 pub const MEMORY_DEFAULT: u64 = 512 << 20;
 
-/// Virtio devices that every machine has: vsock and the source of randomness.
-pub const DEVICES_OF_EVERY_MACHINE: usize = 2;
+/// Virtio devices that every machine has: vsock, the source of randomness, and the balloon.
+pub const DEVICES_OF_EVERY_MACHINE: usize = 3;
 /// Disks and network interfaces that a machine may have together: there is an interrupt line for
 /// each.
 pub const DEVICES_MAX: usize = VIRTIO_MAX - DEVICES_OF_EVERY_MACHINE;

@@ -22,6 +22,7 @@ use crate::outcome::{LastWord, Outcome, OutcomeSlot};
 use crate::usage::Usage;
 use crate::vcpu::{Buses, Processors};
 use crate::virtio::VirtioDevice;
+use crate::virtio::balloon::{Balloon, BalloonControl};
 use crate::virtio::block::{Block, Drive};
 use crate::virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
 use crate::virtio::net::{Interface, Net};
@@ -57,6 +58,8 @@ pub struct Links {
     pub drives: Vec<Arc<Drive>>,
     /// The network interfaces, in the order in which the guest sees them.
     pub interfaces: Vec<Interface>,
+    /// What the host wants of the balloon.
+    pub balloon: BalloonControl,
     /// Counts the time of the processors.
     pub usage: Usage,
     /// What the guest says of its boot.
@@ -309,8 +312,11 @@ fn virtio_devices(
         guest_sockets: links.vsock_path.clone(),
         services: vec![agents, notify],
     };
-    let of_every_machine: [Box<dyn VirtioDevice>; DEVICES_OF_EVERY_MACHINE] =
-        [Box::new(Vsock::new(vsock, io.handle())), Box::new(Rng::new(io.handle()))];
+    let of_every_machine: [Box<dyn VirtioDevice>; DEVICES_OF_EVERY_MACHINE] = [
+        Box::new(Vsock::new(vsock, io.handle())),
+        Box::new(Rng::new(io.handle())),
+        Box::new(Balloon::new(links.balloon.clone(), io.handle())),
+    ];
     let mut devices = Vec::from(of_every_machine);
     for drive in &links.drives {
         devices.push(Box::new(Block::new(drive.clone(), outcome.clone())));

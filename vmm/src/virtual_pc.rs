@@ -28,6 +28,7 @@ use crate::pc_events::PcEvents;
 use crate::state::{Verb, VmState, admit};
 use crate::task::check_wait;
 use crate::usage::Accountant;
+use crate::virtio::balloon::BalloonInfo;
 use protocol::HResult;
 use protocol::info::OsInfo;
 use protocol::task::{LogoffOptions, LogoffReport, TaskInfo};
@@ -376,6 +377,25 @@ impl VirtualMachine {
     /// As [`turn_off`](Self::turn_off), and `E_FAIL` if they do already.
     pub fn resume(&self) -> Result<(), CallError> {
         self.client()?.act(Request::Resume)
+    }
+
+    /// Its balloon: what it is to take from the guest, what it has taken, and what the guest says of
+    /// its memory.
+    ///
+    /// # Errors
+    /// `VM_E_VM_NOT_RUNNING`; `VM_E_VM_UNKNOWN`.
+    pub fn balloon(&self) -> Result<BalloonInfo, CallError> {
+        self.guest_os().value(Request::Balloon)
+    }
+
+    /// Sets how many bytes the balloon is to take from the guest. The target stays when the guest
+    /// boots anew, and is 0 when the machine is turned on.
+    ///
+    /// # Errors
+    /// As [`turn_off`](Self::turn_off), and `E_INVALIDARG` if these are no whole pages, or would leave
+    /// the guest less than 16 MiB.
+    pub fn set_balloon_target(&self, bytes: u64) -> Result<(), CallError> {
+        self.client()?.act(Request::SetBalloon { bytes })
     }
 
     /// Its guest's operating system; having it says nothing about whether there is one.

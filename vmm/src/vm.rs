@@ -22,6 +22,7 @@ use crate::state::{StateCell, Verb, VmState, admit};
 use crate::tap::TapError;
 use crate::task::{Task, Tasks, Work};
 use crate::usage::{Usage, Used};
+use crate::virtio::balloon::{BalloonControl, BalloonInfo};
 use crate::virtio::block::Drive;
 use crate::virtio::net::Interface;
 use crossbeam_channel::{Sender, bounded};
@@ -32,9 +33,12 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 /// Connections of agents that may wait for the integration channel to take them.
 const AGENT_BACKLOG: usize = 4;
+/// How long a guest may take to say how its memory is used; then what it said before has to do.
+const STATS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why a machine did not start.
 #[derive(Debug, thiserror::Error)]
@@ -146,6 +150,8 @@ struct Life {
     control: Option<MachineControl>,
     /// Where people attach to the console.
     console: Option<ConsoleHub>,
+    /// What the host wants of the balloon.
+    balloon: Option<BalloonControl>,
     /// The host wants the machine off.
     unwanted: bool,
     /// It is not to be started again.
@@ -386,6 +392,30 @@ impl Vm {
         Ok(())
     }
 
+    /// The balloon: what it is to take from the guest, what it has taken, and what the guest says of
+    /// its memory, now if it answers within a second.
+    ///
+    /// # Errors
+    /// `VM_E_VM_NOT_RUNNING` if the machine is off.
+    pub fn balloon(&self) -> Result<BalloonInfo, CallError> {
+        let balloon = self.inner.balloon()?;
+        match self.state() {
+            VmState::Running => Ok(balloon.fresh_info(STATS_PATIENCE)),
+            // Nobody there could answer.
+            _ => Ok(balloon.info()),
+        }
+    }
+
+    /// Sets how many bytes the balloon is to take from the guest; its driver follows when it can. The
+    /// target stays when the guest boots anew, and is 0 when the machine is turned on.
+    ///
+    /// # Errors
+    /// `VM_E_VM_NOT_RUNNING` if the machine is off; `E_INVALIDARG` if these are no whole pages, or
+    /// would leave the guest less than 16 MiB.
+    pub fn set_balloon_target(&self, bytes: u64) -> Result<(), CallError> {
+        self.inner.balloon()?.set_target(bytes)
+    }
+
     /// Where people attach to the serial console.
     ///
     /// # Errors
@@ -470,6 +500,19 @@ impl Inner {
         }
     }
 
+    fn new_balloon(&self) -> Result<BalloonControl, MachineError> {
+        let failed = |source| MachineError::Resource { what: "the balloon", source };
+        BalloonControl::new(self.config.memory).map_err(failed)
+    }
+
+    /// The balloon of a machine that is on.
+    fn balloon(&self) -> Result<BalloonControl, CallError> {
+        self.lock().balloon.clone().ok_or_else(|| {
+            let text = format!("the machine is {}", self.state.get().words());
+            CallError::new(HResult::VM_E_VM_NOT_RUNNING, text)
+        })
+    }
+
     /// The `vm` thread: from startup to the end.
     fn run(&self) {
         // Whoever waits is answered even if this thread panics, which is reported elsewhere.
@@ -545,10 +588,14 @@ impl Inner {
             console: HostConsole::open(&self.config.console)?,
             drives: self.drives()?,
             interfaces: self.interfaces()?,
+            balloon: self.new_balloon()?,
             usage: self.usage.clone(),
             readiness: self.readiness.clone(),
         };
-        self.lock().console = links.console.hub().cloned();
+        let mut life = self.lock();
+        life.console = links.console.hub().cloned();
+        life.balloon = Some(links.balloon.clone());
+        drop(life);
         Ok(Connected { links, _socket: socket })
     }
 
@@ -587,6 +634,7 @@ impl Inner {
         let mut life = self.lock();
         life.control = None;
         life.console = None;
+        life.balloon = None;
         let startup = life.startup.take();
         let resets = std::mem::take(&mut life.resets);
         let turn_off = life.turn_off.take();
@@ -671,6 +719,7 @@ impl Vm {
         let vm = Self::new(config, None).unwrap();
         vm.inner.integration.boot_started();
         vm.inner.state.set(VmState::Running);
+        vm.inner.lock().balloon = vm.inner.new_balloon().ok();
         vm
     }
 

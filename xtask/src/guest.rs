@@ -45,7 +45,7 @@ const FLAVOURS: [Flavour; 3] = [
 ];
 
 /// Modules in the order in which they are loaded: each after those that it needs.
-const MODULES: [&str; 9] = [
+const MODULES: [&str; 10] = [
     "virtio_ring",
     "virtio",
     "virtio_mmio",
@@ -53,6 +53,7 @@ const MODULES: [&str; 9] = [
     "vmw_vsock_virtio_transport_common",
     "vmw_vsock_virtio_transport",
     "virtio-rng",
+    "virtio_balloon",
     "pvpanic",
     "pvpanic-mmio",
 ];

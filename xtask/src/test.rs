@@ -12,8 +12,15 @@ use std::process::Command;
 use std::time::Duration;
 
 /// The test programs that boot stock kernels.
-pub(crate) const BOOTING: [&str; 6] =
-    ["lab_boot", "lab_disk", "lab_logoff", "lab_objects", "lab_pause", "lab_services"];
+pub(crate) const BOOTING: [&str; 7] = [
+    "lab_balloon",
+    "lab_boot",
+    "lab_disk",
+    "lab_logoff",
+    "lab_objects",
+    "lab_pause",
+    "lab_services",
+];
 /// How long they may take together.
 const LIMIT: Duration = Duration::from_secs(1500);
 /// Boots at the same time: one may work while the other waits.

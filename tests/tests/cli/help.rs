@@ -18,6 +18,7 @@ const VERBS: &[&[&str]] = &[
     &["stop"],
     &["reset"],
     &["pause"],
+    &["balloon"],
     &["resume"],
     &["console"],
     &["ls"],

@@ -1,4 +1,4 @@
-//! `vmm stop`, `reset`, `pause`, `resume` of machines without a Linux in them.
+//! `vmm stop`, `reset`, `pause`, `resume`, `balloon` of machines without a Linux in them.
 
 use crate::world::World;
 use tests::micro::SPIN;
@@ -48,4 +48,27 @@ fn a_reset_is_a_task_and_the_machine_runs_on() {
     assert_eq!(listed["machines"][0]["pid"], machine.child.id());
     let id = world.vmm(&["reset", "web", "--no-wait"]).stdout;
     assert_eq!(world.vmm(&["task", "wait", id.trim()]).code, Some(0));
+}
+
+#[test]
+fn a_balloon_has_a_target_also_where_no_driver_follows_it() {
+    let world = World::new();
+    let _machine = world.start(&["--kernel", &world.kernel(SPIN)]);
+    let shown = world.json(&["balloon", "web"]);
+    assert_eq!(shown.code, Some(0), "{shown:?}");
+    let expected = serde_json::json!({
+        "name": "Web", "target": 0, "actual": 0, "driver": false, "given_back": 0,
+        "stats": null, "stats_age_ms": null,
+    });
+    assert_eq!(shown.json(), expected);
+    assert_eq!(world.json(&["balloon", "web", "8M"]).json()["target"], 8 << 20);
+    world.json(&["pause", "web"]);
+    let words = world.vmm(&["balloon", "web"]).stdout;
+    assert!(words.contains("target        8 MiB\n"), "{words}");
+    for size in ["32M", "4097", "900T"] {
+        let (exit, code, text) = world.json(&["balloon", "web", size]).refusal();
+        assert_eq!((exit, code.as_str()), (Some(2), "0x80070057"), "{size}");
+        assert!(text.contains("16 MiB"), "{text}");
+    }
+    assert_eq!(world.json(&["balloon", "web"]).json()["target"], 8 << 20);
 }

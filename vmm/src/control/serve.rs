@@ -49,6 +49,8 @@ impl Served {
             Request::Pause => done(self.vm.pause()),
             Request::Resume => done(self.vm.resume()),
             Request::PressPowerButton => done(self.vm.press_power_button()),
+            Request::Balloon => value(self.vm.balloon()),
+            Request::SetBalloon { bytes } => done(self.vm.set_balloon_target(bytes)),
             Request::Logoff { options } => task(guest.logoff(options)),
             Request::Shutdown { forced } => task(guest.shutdown(forced)),
             Request::Restart { forced } => task(guest.restart(forced)),

@@ -669,6 +669,8 @@ fn two_controllers_race_through_every_pair_of_verbs_in_every_state() {
         Request::Pause,
         Request::Resume,
         Request::PressPowerButton,
+        Request::Balloon,
+        Request::SetBalloon { bytes: u64::MAX },
         Request::Sessions,
         Request::Property { property: Property::ComputerName },
         Request::GetParameter { name: "HostName".into() },

@@ -80,6 +80,14 @@ pub enum Request {
     Resume,
     /// Press the power button. Answered by [`Response::Done`].
     PressPowerButton,
+    /// The balloon, a [`BalloonInfo`](crate::virtio::balloon::BalloonInfo). Answered by
+    /// [`Response::Value`].
+    Balloon,
+    /// Set what the balloon is to take from the guest. Answered by [`Response::Done`].
+    SetBalloon {
+        /// How many bytes.
+        bytes: u64,
+    },
     /// Log everyone off. Answered by [`Response::Task`] when the guest has accepted.
     Logoff {
         /// How.
@@ -131,6 +139,7 @@ impl Request {
             | Self::Property { .. }
             | Self::IsUserLoggedOn { .. }
             | Self::GetParameter { .. }
+            | Self::Balloon
             | Self::Tasks
             | Self::Task { .. }
             | Self::Wait { .. }
@@ -143,6 +152,7 @@ impl Request {
             | Self::Pause
             | Self::Resume
             | Self::PressPowerButton
+            | Self::SetBalloon { .. }
             | Self::Logoff { .. }
             | Self::Shutdown { .. }
             | Self::Restart { .. }

@@ -275,11 +275,11 @@ impl MmioTransport {
             && self.driver_features & (1 << VIRTIO_F_VERSION_1) != 0
     }
 
-    /// Hands the queues to the device. All must be usable: no device of ours has optional ones.
+    /// Hands the queues to the device. All that the driver uses must be usable.
     fn start(&mut self) {
         self.status |= Status::DRIVER_OK;
-        let queues: Option<Vec<DeviceQueue>> =
-            (0..self.queues.len()).map(|index| self.queue(index)).collect();
+        let used = self.device.queues_used(self.driver_features);
+        let queues: Option<Vec<DeviceQueue>> = (0..used).map(|index| self.queue(index)).collect();
         let Some(queues) = queues else {
             self.interrupt.needs_reset(&"its queues are not usable");
             return;
@@ -350,10 +350,9 @@ impl BusDevice for MmioTransport {
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
-        // No device of ours has anything to write in its configuration space.
-        if offset < register::CONFIG
-            && let Ok(data) = <[u8; 4]>::try_from(data)
-        {
+        if let Some(offset) = offset.checked_sub(register::CONFIG) {
+            self.device.write_config(offset, data);
+        } else if let Ok(data) = <[u8; 4]>::try_from(data) {
             self.set_register(offset, u32::from_le_bytes(data));
         }
     }

@@ -1,6 +1,7 @@
 //! Virtio devices: what a device is, and the MMIO transport that shows it to the guest
 //! (Virtual I/O Device specification, version 1.2).
 
+pub mod balloon;
 pub mod block;
 pub mod mmio;
 pub mod net;
@@ -31,6 +32,10 @@ pub trait VirtioDevice: Send {
     fn device_type(&self) -> u32;
     /// The most descriptors that each queue may have: powers of two.
     fn queue_sizes(&self) -> &[u16];
+    /// How many of the queues, from the first on, a driver uses that has accepted `features`.
+    fn queues_used(&self, _features: u64) -> usize {
+        self.queue_sizes().len()
+    }
     /// The features of this device type that are offered, bits 0 to 23.
     fn features(&self) -> u64 {
         0
@@ -38,6 +43,8 @@ pub trait VirtioDevice: Send {
     /// Fills `data` from the device's configuration space at `offset`; what is not there stays
     /// zero.
     fn read_config(&self, _offset: u64, _data: &mut [u8]) {}
+    /// The driver writes `data` to the device's configuration space at `offset`.
+    fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
     /// The driver is ready.
     ///
     /// # Errors
@@ -92,6 +99,11 @@ impl Interrupt {
     /// Tells the driver that a queue has used buffers.
     pub fn queue(&self) {
         self.raise(INTERRUPT_QUEUE);
+    }
+
+    /// Tells the driver that the configuration space has changed.
+    pub fn config(&self) {
+        self.raise(INTERRUPT_CONFIG);
     }
 
     /// Tells the driver that the device cannot go on until it is reset, because of `why`.

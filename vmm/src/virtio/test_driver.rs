@@ -158,6 +158,12 @@ impl Driver {
         self.transport.write(offset, &value.to_le_bytes());
     }
 
+    /// Writes a register, or a part of the configuration space, of any width.
+    pub(crate) fn write_bytes(&mut self, offset: u64, bytes: &[u8]) {
+        use crate::bus::BusDevice;
+        self.transport.write(offset, bytes);
+    }
+
     pub(crate) fn status(&mut self) -> u32 {
         self.read(register::STATUS)
     }

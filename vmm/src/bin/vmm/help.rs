@@ -14,7 +14,7 @@ use std::path::Path;
 /// What one wants to do, and the verbs for it.
 const GROUPS: &[(&str, &[&str])] = &[
     ("Keep machines", &["create", "register", "unregister", "rm"]),
-    ("Run machines", &["start", "run", "stop", "reset", "pause", "resume", "console"]),
+    ("Run machines", &["start", "run", "stop", "reset", "pause", "resume", "balloon", "console"]),
     ("Look", &["ls", "show", "info", "events"]),
     ("Work with the guest", &["users", "logoff", "shutdown", "restart", "param"]),
     ("Follow work", &["task"]),

@@ -1,6 +1,7 @@
 //! The `vmm` command: starts machines, and works with their guests.
 
 mod args;
+mod balloon;
 mod catalog;
 mod console;
 mod events;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         Verb::Reset(reset) => power::reset(&reset, format),
         Verb::Pause(machine) => power::pause(&machine.name, format),
         Verb::Resume(machine) => power::resume(&machine.name, format),
+        Verb::Balloon(balloon) => balloon::balloon(&balloon, format),
         Verb::Console(machine) => console::console(&machine.name),
         Verb::Create(create) => catalog::create(create, format),
         Verb::Register(register) => catalog::register(&register, format),

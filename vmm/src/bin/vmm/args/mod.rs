@@ -12,6 +12,7 @@ use clap_complete::Shell;
 use std::path::PathBuf;
 use std::time::Duration;
 use values::parse_duration;
+use vmm::config::parse_size;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -62,6 +63,16 @@ pub(crate) enum Verb {
     /// Let a paused machine's processors go on.
     #[command(after_help = "Example: vmm resume web")]
     Resume(Named),
+    /// Show or set how much memory a guest leaves to the host.
+    #[command(after_help = "\
+Examples:
+  vmm balloon web
+  vmm balloon web 256M
+  vmm balloon web 0
+  vmm balloon web --format json | jq .stats.available
+
+The guest's driver follows a new size as fast as it finds memory to give.")]
+    Balloon(BalloonArgs),
     /// Attach to a machine's serial console.
     #[command(after_help = "\
 Examples:
@@ -165,6 +176,15 @@ Example: vmm completions bash >~/.local/share/bash-completion/completions/vmm")]
 pub(crate) struct Named {
     /// The machine.
     pub(crate) name: String,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct BalloonArgs {
+    /// The machine.
+    pub(crate) name: String,
+    /// What the balloon is to take from the guest, such as 256M.
+    #[arg(value_parser = parse_size)]
+    pub(crate) size: Option<u64>,
 }
 
 #[derive(ClapArgs)]

@@ -1,0 +1,131 @@
+//! Pages that the guest can do without: which ones a chain names, and how the host gets them back.
+//!
+//! A page goes back by `MADV_DONTNEED`: guest RAM is private and anonymous, so the host's page is
+//! free at once, and what touches the guest's page afterwards finds zeroes. Neighbours go back in one
+//! call.
+
+use crate::memory::{GuestRam, PAGE_SIZE};
+use crate::virtio::queue::Chain;
+use rustix::mm::{Advice, madvise};
+use std::collections::VecDeque;
+use std::io::Read;
+use vm_memory::{
+    Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress,
+};
+
+/// Page numbers taken from one chain; Linux puts 256 into it. What is named beyond stays where it is.
+pub(super) const NUMBERS_MAX: usize = 4096;
+/// Bytes of a page number.
+const NUMBER: usize = size_of::<u32>();
+
+/// Whole pages: where they begin, and how many bytes they are. Never none, and all of them are RAM.
+type Range = (u64, u64);
+
+/// The pages that one chain names, as far as they have not been given back.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Pages {
+    ranges: VecDeque<Range>,
+}
+
+impl Pages {
+    /// Those whose numbers are in the chain's readable part, in any order; what is no RAM is left
+    /// out.
+    pub(super) fn numbered(chain: Chain<'_>, ram: &GuestRam) -> Self {
+        let Ok(reader) = chain.reader(ram) else { return Self::default() };
+        let mut bytes = Vec::new();
+        // Guest RAM can always be read.
+        let _ = reader.take((NUMBERS_MAX * NUMBER) as u64).read_to_end(&mut bytes);
+        let numbers = bytes.as_chunks::<NUMBER>().0.iter();
+        let mut numbers: Vec<u32> = numbers.map(|number| u32::from_le_bytes(*number)).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        let mut ranges: VecDeque<Range> = VecDeque::new();
+        for number in numbers {
+            let page = u64::from(number) * PAGE_SIZE;
+            if !is_ram(ram, (page, PAGE_SIZE)) {
+                continue;
+            }
+            match ranges.back_mut() {
+                Some((start, length)) if *start + *length == page => *length += PAGE_SIZE,
+                _ => ranges.push_back((page, PAGE_SIZE)),
+            }
+        }
+        Self { ranges }
+    }
+
+    /// Those that lie in the chain's writable part as a whole; what is not all RAM is left out.
+    pub(super) fn lying_in(chain: Chain<'_>, ram: &GuestRam) -> Self {
+        let whole = |(address, length): Range| {
+            let start = address.checked_next_multiple_of(PAGE_SIZE)?;
+            let end = address.checked_add(length)? / PAGE_SIZE * PAGE_SIZE;
+            let length = end.checked_sub(start).filter(|length| *length > 0)?;
+            Some((start, length)).filter(|range| is_ram(ram, *range))
+        };
+        let named = chain.writable().map(|part| (part.addr().raw_value(), part.len().into()));
+        Self { ranges: named.filter_map(whole).collect() }
+    }
+
+    /// Gives back as many as the budget, a number of pages, allows, takes them off it, and says how
+    /// many bytes these were.
+    pub(super) fn give_back(&mut self, ram: &GuestRam, budget: &mut u64) -> u64 {
+        let mut given = 0;
+        while *budget > 0
+            && let Some((start, length)) = self.ranges.pop_front()
+        {
+            let now = length.min(*budget * PAGE_SIZE);
+            // A region of RAM is a mapping of its own.
+            let now = give_back_from(ram, start, now).unwrap_or(now);
+            *budget -= now / PAGE_SIZE;
+            given += now;
+            if now < length {
+                self.ranges.push_front((start + now, length - now));
+            }
+        }
+        given
+    }
+
+    /// Whether all have been given back.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+}
+
+/// Whether all of the range is RAM.
+fn is_ram(ram: &GuestRam, (start, length): Range) -> bool {
+    usize::try_from(length).is_ok_and(|length| ram.check_range(GuestAddress(start), length))
+}
+
+/// Gives back as much of `length` bytes from `start` on as lies in one region, and says how much;
+/// none if it lies in no region at all.
+fn give_back_from(ram: &GuestRam, start: u64, length: u64) -> Option<u64> {
+    let region = ram.find_region(GuestAddress(start))?;
+    let offset = start.checked_sub(region.start_addr().raw_value())?;
+    let length = length.min(region.len().checked_sub(offset)?);
+    let place = region.get_host_address(MemoryRegionAddress(offset)).ok()?;
+    // SAFETY: these bytes are a part of the region's mapping, which `ram` keeps. They are guest
+    // memory: everybody takes them for something that the guest may change at any time.
+    let given = unsafe { madvise(place.cast(), length as usize, Advice::LinuxDontNeed) };
+    if let Err(error) = given {
+        // The guest loses nothing by it.
+        tracing::debug!(%error, "pages of the guest's were not given back");
+    }
+    Some(length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{self, MMIO_GAP_END, MMIO_GAP_START};
+
+    #[test]
+    fn a_range_that_leaves_its_region_is_no_memory_and_stops_at_the_end_all_the_same() {
+        let ram = memory::map(4 << 30).unwrap();
+        assert!(is_ram(&ram, (MMIO_GAP_START - PAGE_SIZE, PAGE_SIZE)));
+        assert!(!is_ram(&ram, (MMIO_GAP_START - PAGE_SIZE, 2 * PAGE_SIZE)));
+        assert!(!is_ram(&ram, (MMIO_GAP_START - PAGE_SIZE, MMIO_GAP_END)));
+        assert!(is_ram(&ram, (MMIO_GAP_END, 1 << 30)));
+        let given = give_back_from(&ram, MMIO_GAP_START - PAGE_SIZE, 2 * PAGE_SIZE);
+        assert_eq!(given, Some(PAGE_SIZE));
+        assert_eq!(give_back_from(&ram, MMIO_GAP_START, PAGE_SIZE), None);
+    }
+}
