@@ -259,6 +259,26 @@ fn what_is_in_the_group_goes_and_what_is_in_a_service_stays_whatever_it_looks_li
 }
 
 #[test]
+fn a_session_that_is_still_opening_ends_with_what_its_leader_has_started() {
+    let world = World::new();
+    let logins = played!(Logins::systemd());
+    let ssh = "0::/system.slice/ssh.service";
+    // In no group of its own yet: the one of the service that let the user in.
+    let script = "sh -c 'trap \"\" HUP TERM; echo child $$; while :; do sleep 1; done' & \
+                  echo ready; wait";
+    let mut shell = world.login_in(ssh, script);
+    let child = shell.number("child");
+    let (state, tty) = ("opening", shell.tty.clone());
+    logins.add(manager::Session { state, tty, ..session("1", 1000, shell.pid()) });
+    let mut server = world.login_in(ssh, POLITE);
+    let ended = logoff(&world, &logins, within(500, 20_000));
+    assert_eq!(ended.done.result, TaskResult::Success, "{ended:?}");
+    assert!(!shell.is_there() && !lives(child), "{ended:?}");
+    assert_eq!(ended.outcome(&shell), Some(Outcome::Killed));
+    assert!(server.is_there(), "what else is in that service stays");
+}
+
+#[test]
 fn children_that_are_born_while_the_session_is_being_killed_are_killed_too() {
     let world = World::new();
     let logins = played!(Logins::systemd());

@@ -192,6 +192,7 @@ mod tests {
             identity: Identity { pid: *pid, start: 1 },
             comm: "sleep".into(),
             door: false,
+            loose: false,
         };
         Manager {
             uid: 1000,

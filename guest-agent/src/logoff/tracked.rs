@@ -126,9 +126,11 @@ impl Tracked {
         Some(hollow)
     }
 
-    /// Notes that its end has been taken on, so that nobody who is in it now has to be asked.
+    /// Notes that its end has been taken on, so that nobody who is in it now and can be reached that
+    /// way has to be asked.
     pub(super) fn taken_on(&mut self) {
-        self.asked.extend(&self.seen);
+        let reached = self.members.iter().filter(|member| !member.loose);
+        self.asked.extend(reached.map(|member| member.identity));
         self.was_asked = true;
     }
 
@@ -261,6 +263,7 @@ mod tests {
                 identity: Identity { pid: *pid, start: 1 },
                 comm: "sh".into(),
                 door: false,
+                loose: false,
             };
             Sight { members: pids.iter().map(member).collect(), open: true }
         };

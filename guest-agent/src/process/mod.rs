@@ -347,22 +347,16 @@ impl Table {
         prompts && process.uid == Some(0)
     }
 
+    /// `process`, its parent, the parent's, and so on, as far as they are in the table.
+    pub fn line<'a>(&'a self, process: &'a Process) -> impl Iterator<Item = &'a Process> {
+        let parent = |at: &&'a Process| self.get(at.parent).filter(|one| one.pid() != at.pid());
+        // A look takes time, so parents may seem to go round in a circle: no more steps than rows.
+        std::iter::successors(Some(process), parent).take(self.processes.len())
+    }
+
     /// What descends from `ancestor`, without `ancestor` itself.
     fn descendants_of(&self, ancestor: u32) -> Self {
-        let descends = |process: &&Process| {
-            let mut at = *process;
-            // A look takes time, so parents may seem to go round in a circle: no more steps than rows.
-            for _ in 0..self.processes.len() {
-                if at.parent == ancestor {
-                    return true;
-                }
-                match self.get(at.parent) {
-                    Some(parent) if parent.pid() != at.pid() => at = parent,
-                    _ => return false,
-                }
-            }
-            false
-        };
+        let descends = |one: &&Process| self.line(one).any(|at| at.parent == ancestor);
         Self::new(self.processes.iter().filter(descends).cloned().collect())
     }
 }

@@ -51,6 +51,8 @@ pub struct Member {
     pub comm: String,
     /// Whether it let the user in and leaves after them, closing the door: `login`, `sshd`.
     pub door: bool,
+    /// Whether it is out of reach for whoever keeps the sessions, and has to be asked itself.
+    pub loose: bool,
 }
 
 impl Member {
@@ -59,6 +61,7 @@ impl Member {
             identity: process.identity,
             comm: clean(process.comm.as_bytes()),
             door: process.door.is_some(),
+            loose: false,
         }
     }
 }

@@ -454,7 +454,8 @@ fn watch(model: &Shared, connection: &Connection) {
     let mut removed = Vec::new();
     let mut all = lock(model);
     all.sessions.retain_mut(|one| {
-        if one.stuck || !one.class.starts_with("user") {
+        // What is opening has no scope yet.
+        if one.stuck || one.state == "opening" || !one.class.starts_with("user") {
             return true;
         }
         let groups = [scope(&one.id, one.uid), format!("1:name=elogind:/{}", one.id)];

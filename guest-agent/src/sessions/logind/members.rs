@@ -16,6 +16,26 @@ pub(super) struct Groups {
     pub(super) of: Box<dyn Fn(u32) -> Option<Vec<u8>> + Send + Sync>,
 }
 
+/// Whose a process is.
+struct Owner {
+    /// The session's index.
+    session: usize,
+    /// Whether it is outside of the session's group.
+    loose: bool,
+}
+
+/// Where a process was found.
+enum Found {
+    /// In the group of a session.
+    In(usize),
+    /// In a group that says nothing of a session.
+    Outside,
+    /// It is a service of the system's.
+    Service,
+    /// In the group of a user's manager; or it is nobody to be touched.
+    Other,
+}
+
 impl Groups {
     /// The processes of `sessions`, in their order; of those in `reused`, whose name is now
     /// another's, only what was seen in them before.
@@ -31,47 +51,62 @@ impl Groups {
             false => self.owners_by_rule(table, sessions, reused),
         };
         for (process, owner) in table.processes().iter().zip(owners) {
-            if let Some(owner) = owner {
-                members[owner].push(Member::of(process));
+            if let Some(Owner { session, loose }) = owner {
+                members[session].push(Member { loose, ..Member::of(process) });
             }
         }
         members
     }
 
-    /// On systemd: the control group decides.
+    /// On systemd: the control group decides. A session that is still opening has none yet, and one
+    /// that was told to end before it had opened never gets one: these are their leader, what it has
+    /// started where it is itself, and what was once found to be so.
     fn owners_by_group(
         &self,
         table: &Table,
         sessions: &[Known<'_>],
         reused: &HashSet<usize>,
-    ) -> Vec<Option<usize>> {
+    ) -> Vec<Option<Owner>> {
         let mut by_id = HashMap::new();
+        let mut by_seen = HashMap::new();
         let mut by_leader = HashMap::new();
-        let mut by_identity = HashMap::new();
         for (index, known) in sessions.iter().enumerate() {
-            if reused.contains(&index) {
-                by_identity.extend(known.seen.iter().map(|identity| (*identity, index)));
-            } else {
+            by_seen.extend(known.seen.iter().map(|identity| (*identity, index)));
+            by_leader.insert(leader(known.session), index);
+            if !reused.contains(&index) {
                 by_id.insert(known.session.id.as_str(), index);
             }
-            by_leader.insert(leader(known.session), index);
         }
-        let owner = |process: &Process| {
-            if !is_touchable(process) {
-                return None;
-            }
-            if let Some(index) = by_identity.get(&process.identity) {
-                return Some(*index);
-            }
-            let groups = (self.of)(process.pid())?;
-            match of_systemd(&groups) {
-                Place::Session(id) => by_id.get(id).copied(),
-                // A leader that is outside of its session's group belongs to it nevertheless.
-                Place::Elsewhere => by_leader.get(&process.identity).copied(),
-                Place::Manager(_) | Place::Service => None,
-            }
+        let place = |process: &Process| {
+            let groups = (self.of)(process.pid()).filter(|_| is_touchable(process));
+            groups.map_or(Found::Other, |groups| match of_systemd(&groups) {
+                Place::Session(id) => match by_id.get(id) {
+                    Some(index) => Found::In(*index),
+                    // The name is another's now, and who was there before still is who it was.
+                    None => Found::Outside,
+                },
+                Place::Service if process.parent == 1 && process.door.is_none() => Found::Service,
+                Place::Service | Place::Elsewhere => Found::Outside,
+                Place::Manager(_) => Found::Other,
+            })
         };
-        table.processes().iter().map(owner).collect()
+        let found: Vec<Found> = table.processes().iter().map(place).collect();
+        let outside = |process: &&Process| {
+            let at = table.position(process.pid());
+            at.is_some_and(|at| matches!(found[at], Found::Outside))
+        };
+        let owner = |(at, process): (usize, &Process)| {
+            let session = match found[at] {
+                Found::In(session) => return Some(Owner { session, loose: false }),
+                // Whose parent has gone may look like a service.
+                Found::Outside | Found::Service => by_seen.get(&process.identity),
+                Found::Other => return None,
+            };
+            let mut line = table.line(process).take_while(outside);
+            let session = session.or_else(|| line.find_map(|one| by_leader.get(&one.identity)))?;
+            Some(Owner { session: *session, loose: true })
+        };
+        table.processes().iter().enumerate().map(owner).collect()
     }
 
     /// On elogind: the control group is one of the signs.
@@ -80,7 +115,7 @@ impl Groups {
         table: &Table,
         sessions: &[Known<'_>],
         reused: &HashSet<usize>,
-    ) -> Vec<Option<usize>> {
+    ) -> Vec<Option<Owner>> {
         let number = |index: usize| u32::try_from(index).ok();
         let by_id: HashMap<&str, usize> = sessions
             .iter()
@@ -110,7 +145,8 @@ impl Groups {
                 seen: Some(known.seen),
             })
             .collect();
-        owners(&table, &marks)
+        let owned = |session: Option<usize>| session.map(|session| Owner { session, loose: false });
+        owners(&table, &marks).into_iter().map(owned).collect()
     }
 
     /// The processes of the users' managers and of what these have started, by the users' numbers.
