@@ -71,9 +71,9 @@ fn file_systems_on_raw_and_qcow2_disks_survive_a_reboot() {
     let mut machine = Machine::start(&recipe("disks", folder.path(), disks));
     machine.wait_for_shell();
     machine.console.run("use-disks vda vdb vdc");
-    assert_eq!(machine.console.run("cat /sys/block/vd?/size"), "131072\n131072\n2048");
-    assert_eq!(machine.console.run("cat /sys/block/vd?/ro"), "0\n0\n1");
-    assert_eq!(machine.console.run("cat /sys/block/vd?/serial"), "disk-0disk-1disk-2");
+    assert_eq!(machine.console.run("cat /sys/block/vd[abc]/size"), "131072\n131072\n2048");
+    assert_eq!(machine.console.run("cat /sys/block/vd[abc]/ro"), "0\n0\n1");
+    assert_eq!(machine.console.run("cat /sys/block/vd[abc]/serial"), "disk-0disk-1disk-2");
     assert_eq!(machine.console.run("cat /sys/block/vda/queue/write_cache"), "write back");
     let refused = machine.console.run("echo x > /dev/vdc && echo written");
     assert!(!refused.contains("written"), "{refused}");

@@ -1,10 +1,12 @@
 //! What a machine is made of: the configuration, and the checks it must pass.
 
+mod components;
 mod disk;
 mod net;
 mod parts;
 mod size;
 
+pub use components::Components;
 pub use disk::{DISKS_MAX, Disk, DiskFormat, DiskTextError, DisksError, check_disks};
 pub use net::{Mac, MacError, Net, NetTextError, NetsError, check_nets, is_tap_name};
 pub use size::{Size, parse_size};
@@ -78,6 +80,8 @@ pub struct MachineConfig {
     /// Words for the guest's programs, in the SMBIOS tables: at most [`OEM_STRINGS_COUNT`], and
     /// [`OEM_STRINGS_MAX`] bytes with a NUL behind each.
     pub oem_strings: Vec<String>,
+    /// What the monitor brings along for the guest.
+    pub integration: Components,
     /// The serial console.
     pub console: Console,
     /// The entry of a bzImage.
@@ -181,6 +185,7 @@ impl MachineConfig {
             nets: Vec::new(),
             uuid: None,
             oem_strings: Vec::new(),
+            integration: Components::Auto,
             console: Console::None,
             kernel_entry: KernelEntry::Unpacked,
         }

@@ -57,6 +57,7 @@ pub mod integration;
 pub mod io;
 pub mod irq;
 mod kick;
+pub mod kit;
 pub mod kvm;
 mod lock;
 pub mod machine;

@@ -6,7 +6,7 @@
 
 use crate::boot::{self, BootError};
 use crate::bus::{Bus, BusError, SharedDevice};
-use crate::config::{ConfigError, DEVICES_OF_EVERY_MACHINE, MachineConfig};
+use crate::config::{Components, ConfigError, DEVICES_OF_EVERY_MACHINE, MachineConfig};
 use crate::console::HostConsole;
 use crate::devices::i8042::{self, I8042};
 use crate::devices::power::{self, Power};
@@ -36,6 +36,7 @@ use crate::x86::smbios::{self, Identity, SmbiosError};
 use crossbeam_channel::{Receiver, Sender};
 use kvm_ioctls::{IoEventAddress, VcpuFd, VmFd};
 use protocol::AGENT_PORT;
+use std::borrow::Cow;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -60,6 +61,8 @@ pub struct Links {
     pub interfaces: Vec<Interface>,
     /// What the host wants of the balloon.
     pub balloon: BalloonControl,
+    /// The monitor's own words for the guest's programs, in its SMBIOS tables.
+    pub own_strings: Vec<String>,
     /// Counts the time of the processors.
     pub usage: Usage,
     /// What the guest says of its boot.
@@ -265,9 +268,16 @@ impl Machine {
             board.virtio(device, &ram)?;
         }
         acpi::write(&ram, &Platform { cpus: config.cpus, virtio: board.virtio })?;
-        let uuid = config.uuid.unwrap_or_default();
-        let oem_strings = notify::with_address(&config.oem_strings);
-        smbios::write(&ram, &Identity { uuid, oem_strings: &oem_strings })?;
+        let oem_strings = match config.integration {
+            Components::Off => Cow::Borrowed(config.oem_strings.as_slice()),
+            _ => notify::with_address(&config.oem_strings),
+        };
+        let identity = Identity {
+            uuid: config.uuid.unwrap_or_default(),
+            oem_strings: &oem_strings,
+            own_strings: &links.own_strings,
+        };
+        smbios::write(&ram, &identity)?;
         let buses = Arc::new(Buses { pio: board.pio, mmio: board.mmio });
 
         let entry = boot::load(&ram, config)?;

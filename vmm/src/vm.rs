@@ -6,7 +6,7 @@
 //! configuration, so that nothing of the earlier boot is left, and the integration channel is told
 //! that a boot has begun. A machine that has ended can be started again.
 
-use crate::config::{ConfigError, MachineConfig, Net};
+use crate::config::{ConfigError, DEVICES_MAX, MachineConfig, Net};
 use crate::console::hub::ConsoleHub;
 use crate::console::{ConsoleError, HostConsole};
 use crate::disk::DiskError;
@@ -14,6 +14,7 @@ use crate::error::{CallError, chain, code_of};
 use crate::events::{EventKind, Events};
 use crate::integration::Integration;
 use crate::integration::guest::GuestOs;
+use crate::kit::{self, Kit, KitError};
 use crate::kvm::KvmError;
 use crate::machine::{Links, Machine, MachineControl, MachineError};
 use crate::notify::{Readiness, Told};
@@ -28,6 +29,7 @@ use crate::virtio::net::Interface;
 use crossbeam_channel::{Sender, bounded};
 use protocol::HResult;
 use protocol::task::TaskResult;
+use std::fs::File;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -55,6 +57,9 @@ pub enum StartError {
     /// A tap cannot be used.
     #[error(transparent)]
     Tap(#[from] TapError),
+    /// What was to be brought along for the guest cannot be.
+    #[error(transparent)]
+    Kit(#[from] KitError),
     /// The socket for host programs could not be made.
     #[error("cannot listen on {}", path.display())]
     Socket {
@@ -76,6 +81,7 @@ impl StartError {
             Self::Machine(MachineError::Config(error)) => error.code(),
             Self::Disk(error) => error.code(),
             Self::Tap(error) => error.code(),
+            Self::Kit(error) => error.code(),
             Self::Console(error) => error.code(),
             Self::Socket { path, source } => code_of(source, path),
             Self::Machine(MachineError::Cpus { .. }) => HResult::E_INVALIDARG,
@@ -581,14 +587,21 @@ impl Inner {
     /// Opens what connects the machine to the host.
     fn connect(&self) -> Result<Connected, StartError> {
         let socket = self.vsock.as_deref().map(Socket::bind).transpose()?;
+        let mut drives = self.drives()?;
+        let mut own_strings = Vec::new();
+        if let Some(disk) = self.kit()? {
+            drives.push(Arc::new(Drive::of_file(kit::VOLUME, disk)?));
+            own_strings = kit::credentials();
+        }
         let links = Links {
             agents: self.agents.clone(),
             vsock_listener: socket.as_ref().map(Socket::listener).transpose()?,
             vsock_path: self.vsock.clone(),
             console: HostConsole::open(&self.config.console)?,
-            drives: self.drives()?,
+            drives,
             interfaces: self.interfaces()?,
             balloon: self.new_balloon()?,
+            own_strings,
             usage: self.usage.clone(),
             readiness: self.readiness.clone(),
         };
@@ -612,6 +625,20 @@ impl Inner {
             Interface::open(index, &net.tap, self.config.mac(index), &self.usage)
         };
         nets.map(open).collect()
+    }
+
+    /// The disk with what is brought along for the guest, if there is to be one.
+    fn kit(&self) -> Result<Option<File>, KitError> {
+        let config = &self.config;
+        let room = config.disks.len() + config.nets.len() < DEVICES_MAX;
+        let missing = match Kit::pack(&config.integration, room)? {
+            Kit::Disk(disk) => return Ok(Some(disk)),
+            Kit::Off => return Ok(None),
+            Kit::NoRoom => "the other devices have all the interrupt lines".to_owned(),
+            Kit::Missing(none) => none.to_string(),
+        };
+        tracing::info!(name = config.name, "no integration disk: {missing}");
+        Ok(None)
     }
 
     /// The machine has ended: everyone who waits is answered.

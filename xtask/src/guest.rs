@@ -59,13 +59,15 @@ const MODULES: [&str; 10] = [
 ];
 
 /// The same for guests that have file systems on disks: only these load them.
-const DISK_MODULES: [&str; 6] =
-    ["virtio_blk", "crc16", "crc32c_generic", "mbcache", "jbd2", "ext4"];
+const DISK_MODULES: [&str; 7] =
+    ["virtio_blk", "crc16", "crc32c_generic", "mbcache", "jbd2", "ext4", "romfs"];
 
 /// The folder of the guests, and which of them are there.
 pub(crate) struct Guests {
     pub(crate) folder: PathBuf,
     pub(crate) names: Vec<&'static str>,
+    /// The agent that they have, which monitors can bring along as well.
+    pub(crate) agent: PathBuf,
 }
 
 /// Which guests.
@@ -95,11 +97,12 @@ pub(crate) fn make(programs: &Programs, names: &[&str]) -> Result<Guests> {
     let dial = build::take(programs, "vsock-dial")?;
     let userspace = Userspace::get()?;
     let disk_tools = Userspace::for_disks()?;
-    let mut guests = Guests { folder: build::target()?.join("guests"), names: Vec::new() };
+    let folder = build::target()?.join("guests");
+    let mut guests = Guests { folder, names: Vec::new(), agent };
     let wanted = |flavour: &&Flavour| names.is_empty() || names.contains(&flavour.name);
     for flavour in FLAVOURS.iter().filter(wanted) {
         let folder = guests.folder.join(flavour.name);
-        make_one(flavour, &userspace, &agent, &dial, &folder)
+        make_one(flavour, &userspace, &guests.agent, &dial, &folder)
             .and_then(|kernel| make_disk_tools(&kernel, &disk_tools, &folder))
             .with_context(|| format!("cannot make the guest {}", flavour.name))?;
         guests.names.push(flavour.name);

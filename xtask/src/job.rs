@@ -43,18 +43,24 @@ impl Job {
         }
     }
 
-    /// Lets it find `vmm` and the guests where the tests look for them, and `vmm` also by its name.
+    /// Lets it find `vmm` and the guests where the tests look for them, and `vmm` also by its name;
+    /// and lets `vmm` find the agent.
     pub(crate) fn give_machines(&mut self, programs: &Programs, guests: &Guests) -> Result<()> {
         let vmm = self.give_program(programs, "vmm")?;
         let mut folder = guests.folder.display().to_string();
+        let mut agent = guests.agent.display().to_string();
         if self.path == Path::Lab {
+            agent = "/bin/vmm-agent".into();
+            self.files.push((guests.agent.clone(), agent.clone()));
             folder = "/guests".into();
             for name in &guests.names {
                 self.files.push((guests.folder.join(name), format!("{folder}/{name}")));
             }
         }
         let path = self.path.name().to_owned();
-        for (name, value) in [("VMM_BIN", vmm), ("VMM_GUESTS", folder), ("VMM_PATH", path)] {
+        let variables =
+            [("VMM_BIN", vmm), ("VMM_AGENT", agent), ("VMM_GUESTS", folder), ("VMM_PATH", path)];
+        for (name, value) in variables {
             self.environment.push((name.into(), value));
         }
         Ok(())

@@ -12,10 +12,11 @@ use std::process::Command;
 use std::time::Duration;
 
 /// The test programs that boot stock kernels.
-pub(crate) const BOOTING: [&str; 7] = [
+pub(crate) const BOOTING: [&str; 8] = [
     "lab_balloon",
     "lab_boot",
     "lab_disk",
+    "lab_kit",
     "lab_logoff",
     "lab_objects",
     "lab_pause",

@@ -27,6 +27,7 @@
 //!
 //! [integration]
 //! host_time_sync = true
+//! components = "auto"             # or "off": the machine gets no integration disk
 //! ```
 //!
 //! Name and kernel must be there. What is not known is an error, never ignored.
@@ -38,12 +39,12 @@ use super::id::MachineId;
 use super::nets::{self, NET};
 use super::reader::{self, Known, Section, integer};
 use crate::config::{
-    Console, Disk, KernelEntry, MEMORY_DEFAULT, MEMORY_MIN, MachineConfig, Net, check_name,
-    parse_size,
+    Components, Console, Disk, KernelEntry, MEMORY_DEFAULT, MEMORY_MIN, MachineConfig, Net,
+    check_name, parse_size,
 };
 use crate::memory::PAGE_SIZE;
 use crate::x86::layout::CMDLINE_MAX;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::path::{Path, PathBuf};
 use toml::de::DeValue;
 
@@ -71,7 +72,7 @@ static TOP: Known = Known {
     ],
 };
 static ACCESS: Known = Known { table: "access", keys: &["read", "execute"] };
-static INTEGRATION: Known = Known { table: "integration", keys: &["host_time_sync"] };
+static INTEGRATION: Known = Known { table: "integration", keys: &["host_time_sync", "components"] };
 
 pub(super) const PATH: &str = "the path of a file";
 const NAME: &str = r#"1 to 80 characters, none of *?:<>/\|" and no control character"#;
@@ -114,17 +115,25 @@ pub struct Definition {
     pub integration: Integration,
 }
 
-/// What the guest's agent is asked to do unbidden.
+/// What the guest's agent is asked to do unbidden, and whether it is brought along.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Integration {
     /// Whether the guest's clock follows the host's.
     pub host_time_sync: bool,
+    /// Whether the machine gets an integration disk, if there is an agent for it.
+    #[serde(serialize_with = "components_name")]
+    pub components: bool,
 }
 
 impl Default for Integration {
     fn default() -> Self {
-        Self { host_time_sync: true }
+        Self { host_time_sync: true, components: true }
     }
+}
+
+/// As the file says it.
+fn components_name<S: Serializer>(wanted: &bool, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(if *wanted { "auto" } else { "off" })
 }
 
 impl Definition {
@@ -252,6 +261,10 @@ impl Definition {
             oem_strings: self.oem_strings.clone(),
             console: self.console.as_ref().map_or(Console::None, |path| Console::File(at(path))),
             kernel_entry: self.kernel_entry,
+            integration: match self.integration.components {
+                true => Components::Auto,
+                false => Components::Off,
+            },
         }
     }
 }
@@ -367,8 +380,19 @@ fn access_list(section: Section<'_>) -> Result<AccessList, DefinitionError> {
 }
 
 fn integration_of(section: Section<'_>) -> Result<Integration, DefinitionError> {
+    let default = Integration::default();
     let host_time_sync = section.get("host_time_sync", "true or false", |value| value.as_bool())?;
+    let components = section.get("components", r#""auto" or "off""#, components)?;
     Ok(Integration {
-        host_time_sync: host_time_sync.unwrap_or(Integration::default().host_time_sync),
+        host_time_sync: host_time_sync.unwrap_or(default.host_time_sync),
+        components: components.unwrap_or(default.components),
     })
+}
+
+fn components(value: &DeValue<'_>) -> Option<bool> {
+    match value.as_str()? {
+        "auto" => Some(true),
+        "off" => Some(false),
+        _ => None,
+    }
 }

@@ -1,7 +1,7 @@
 //! Definitions: what is read, what is written, and what is said of what is wrong.
 
 use super::{AccessList, Definition, Fault, MachineId, Principal};
-use crate::config::{Console, DISKS_MAX, Disk, DiskFormat, KernelEntry, check_disks};
+use crate::config::{Components, Console, DISKS_MAX, Disk, DiskFormat, KernelEntry, check_disks};
 use proptest::prelude::*;
 use protocol::HResult;
 use std::path::Path;
@@ -37,6 +37,7 @@ execute = ["@staff", "@1000"]
 
 [integration]
 host_time_sync = false
+components = "off"
 "#;
 
 fn parse(text: &str) -> Result<Definition, String> {
@@ -75,7 +76,7 @@ fn every_key_is_read() {
             read: vec![user("bob"), user("1000")],
             execute: vec![group("staff"), group("1000")],
         },
-        integration: super::Integration { host_time_sync: false },
+        integration: super::Integration { host_time_sync: false, components: false },
         ..Definition::new("Web", "/boot/vmlinuz")
     };
     assert_eq!(definition, expected);
@@ -105,6 +106,7 @@ fn paths_are_relative_to_the_directory_of_the_definition() {
     assert_eq!(disks, [Path::new("/machines/web/root.img"), Path::new("/srv/data.qcow2")]);
     assert_eq!((config.name.as_str(), config.cpus, config.memory), ("Web", 2, 1 << 30));
     assert_eq!(config.kernel_entry, KernelEntry::Bzimage);
+    assert_eq!(config.integration, Components::Off);
 }
 
 /// A definition's lines after the name, and what is said of them after the file.
@@ -191,6 +193,10 @@ const FAULTS: &[(&str, &str)] = &[
     (
         "kernel = 'k'\n[access]\nread = [1000]",
         r#":4: "access.read": expected a user such as "bob", or a group such as "@staff", found the number 1000"#,
+    ),
+    (
+        "kernel = 'k'\n[integration]\ncomponents = 'on'",
+        r#":4: "integration.components": expected "auto" or "off", found the text "on""#,
     ),
     (
         "kernel = 'k'\n[integration]\nhost_time_sync = 'yes'",
@@ -396,7 +402,8 @@ fn what_is_written_is_what_people_would_write() {
     definition.memory = 1536 << 20;
     let text = definition.to_toml().unwrap();
     let expected = "name = \"web\"\nkernel = \"/boot/vmlinuz\"\nmemory = \"1536M\"\ncpus = 1\n\
-        kernel_entry = \"unpacked\"\nconsole = \"none\"\n\n[integration]\nhost_time_sync = true\n";
+        kernel_entry = \"unpacked\"\nconsole = \"none\"\n\n[integration]\nhost_time_sync = true\n\
+        components = \"auto\"\n";
     assert_eq!(text, expected);
     let whole = parse(WHOLE).unwrap();
     assert_eq!(parse(&whole.to_toml().unwrap()).unwrap(), whole);
@@ -440,6 +447,7 @@ prop_compose! {
         cpus in 1..=u8::MAX,
         bzimage in any::<bool>(),
         host_time_sync in any::<bool>(),
+        components in any::<bool>(),
         read in prop::collection::vec(principal(), 0..4),
         execute in prop::collection::vec(principal(), 0..4),
         disks in disks(),
@@ -456,7 +464,7 @@ prop_compose! {
             notes,
             disks,
             access: AccessList { read, execute },
-            integration: super::Integration { host_time_sync },
+            integration: super::Integration { host_time_sync, components },
             ..Definition::new(name, kernel)
         }
     }

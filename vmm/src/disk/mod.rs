@@ -143,12 +143,25 @@ impl Image {
         Self::open_file(disk).map_err(|fault| DiskError { path: disk.path.clone(), fault })
     }
 
+    /// The raw image in `file`, which may only be read.
+    ///
+    /// # Errors
+    /// Somebody writes it, or it is not a disk's.
+    pub(crate) fn of_file(file: File) -> Result<Self, DiskFault> {
+        let disk = Disk { readonly: true, ..Disk::new("") };
+        Self::of(file, &disk)
+    }
+
     fn open_file(disk: &Disk) -> Result<Self, DiskFault> {
         // A device may do something when it is opened, and a pipe may wait.
         let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
         let mut options = OpenOptions::new();
         options.read(true).write(!disk.readonly).custom_flags(flags);
-        let file = options.open(&disk.path).map_err(DiskFault::Open)?;
+        Self::of(options.open(&disk.path).map_err(DiskFault::Open)?, disk)
+    }
+
+    /// The image of `disk` in `file`.
+    fn of(file: File, disk: &Disk) -> Result<Self, DiskFault> {
         let kind = file.metadata().map_err(DiskFault::Open)?.file_type();
         if !kind.is_file() && !kind.is_block_device() {
             return Err(DiskFault::Kind);

@@ -4,7 +4,7 @@
 //! ```text
 //! 0xf_0000  entry point: _SM3_, the address and size of what follows
 //! 0xf_0020  type 1    System Information: maker, product, version, UUID
-//!           type 11   OEM Strings, if there are some
+//!           type 11   OEM Strings of the machine's owner, if there are some, then the monitor's
 //!           type 127  the end
 //! ```
 //!
@@ -45,6 +45,9 @@ pub struct Identity<'a> {
     pub uuid: [u8; 16],
     /// Words for the guest's programs. None is empty or has a NUL.
     pub oem_strings: &'a [String],
+    /// The monitor's own. They are in a table of their own behind the others: of two credentials of
+    /// one name systemd takes the first, so the owner's comes before the monitor's.
+    pub own_strings: &'a [String],
 }
 
 /// Why the tables could not be written.
@@ -92,8 +95,10 @@ fn structures(identity: &Identity<'_>) -> Vec<u8> {
     system.extend(uuid_field(identity.uuid));
     system.extend([POWER_SWITCH, 0, 0]);
     table.add(SYSTEM_INFORMATION, &system, [MANUFACTURER, PRODUCT, VERSION]);
-    if let Ok(count @ 1..) = u8::try_from(identity.oem_strings.len()) {
-        table.add(OEM_STRINGS, &[count], identity.oem_strings.iter().map(String::as_str));
+    for strings in [identity.oem_strings, identity.own_strings] {
+        if let Ok(count @ 1..) = u8::try_from(strings.len()) {
+            table.add(OEM_STRINGS, &[count], strings.iter().map(String::as_str));
+        }
     }
     table.add(END_OF_TABLE, &[], []);
     table.bytes
@@ -139,6 +144,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kit::credentials;
     use crate::memory;
     use std::fs;
     use std::process::Command;
@@ -175,7 +181,7 @@ mod tests {
 
     #[test]
     fn dmidecode_reads_maker_product_and_uuid() {
-        let identity = Identity { uuid: UUID, oem_strings: &[] };
+        let identity = Identity { uuid: UUID, oem_strings: &[], own_strings: &[] };
         let said = dmidecode(&identity, &[]);
         for line in [
             "SMBIOS 3.0.0 present.",
@@ -195,7 +201,7 @@ mod tests {
     fn dmidecode_reads_every_oem_string_also_if_they_are_many_and_long() {
         let mut strings: Vec<String> = (0..254).map(|number| format!("string {number}")).collect();
         strings.push("x".repeat(50_000));
-        let identity = Identity { uuid: [0; 16], oem_strings: &strings };
+        let identity = Identity { uuid: [0; 16], oem_strings: &strings, own_strings: &[] };
         assert_eq!(dmidecode(&identity, &["--oem-string", "count"]).trim(), "255");
         for number in [1, 2, 254, 255] {
             let said = dmidecode(&identity, &["--oem-string", &number.to_string()]);
@@ -204,12 +210,26 @@ mod tests {
     }
 
     #[test]
+    fn the_owners_strings_come_before_the_monitors() {
+        let (owner, own) = (["owner".to_owned()], ["own".to_owned(), "other".to_owned()]);
+        let identity = Identity { uuid: UUID, oem_strings: &owner, own_strings: &own };
+        let said = dmidecode(&identity, &["--type", "11"]);
+        let strings: Vec<&str> =
+            said.lines().filter_map(|line| Some(line.trim().split_once("String ")?.1)).collect();
+        assert_eq!(strings, ["1: owner", "1: own", "2: other"]);
+        let said = dmidecode(&Identity { oem_strings: &[], ..identity }, &["--type", "11"]);
+        assert_eq!(said.matches("OEM Strings").count(), 1, "{said}");
+    }
+
+    #[test]
     fn the_most_that_is_allowed_fits_and_more_is_refused() {
         let ram = memory::map(32 << 20).unwrap();
         let most = ["x".repeat(OEM_STRINGS_MAX)];
-        write(&ram, &Identity { uuid: UUID, oem_strings: &most }).unwrap();
+        let own = credentials();
+        let identity = Identity { uuid: UUID, oem_strings: &most, own_strings: &own };
+        write(&ram, &identity).unwrap();
         let more = ["x".repeat(64 << 10)];
-        let refused = write(&ram, &Identity { uuid: UUID, oem_strings: &more });
+        let refused = write(&ram, &Identity { oem_strings: &more, ..identity });
         assert!(matches!(refused, Err(SmbiosError::TooLong(_))), "{refused:?}");
     }
 }

@@ -1,6 +1,6 @@
 //! Changing the catalog: `vmm create`, `register`, `unregister`, `rm`.
 
-use crate::args::{CreateArgs, Format, RegisterArgs};
+use crate::args::{CreateArgs, Format, RegisterArgs, Wanted};
 use crate::machines::once_off;
 use crate::output::{Failure, Outcome, print, print_json};
 use crate::run::unusable;
@@ -28,7 +28,10 @@ pub(crate) fn create(args: CreateArgs, format: Format) -> Outcome {
         },
         notes: args.notes,
         access: AccessList { read: args.read, execute: args.execute },
-        integration: Integration { host_time_sync: !args.no_time_sync },
+        integration: Integration {
+            host_time_sync: !args.no_time_sync,
+            components: hardware.integration == Wanted::Auto,
+        },
         ..Definition::new(args.name, absolute(&args.kernel)?)
     };
     definition.config(Path::new("/")).validate().map_err(|error| unusable(&error))?;

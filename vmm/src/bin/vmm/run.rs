@@ -138,6 +138,7 @@ fn launch(args: RunArgs, readiness: &Readiness) -> Result<(Host, Task), Failure>
         console: args.console,
         oem_strings: hardware.oem_strings,
         kernel_entry: hardware.kernel_entry.into(),
+        integration: hardware.integration.into(),
         ..MachineConfig::new(name, kernel)
     };
     config.validate().map_err(|error| unusable(&error))?;

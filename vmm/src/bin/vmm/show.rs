@@ -265,6 +265,7 @@ fn made_of(definition: &Definition) -> Vec<(&'static str, Value)> {
         ("read", json!(who(&definition.access.read))),
         ("execute", json!(who(&definition.access.execute))),
         ("host_time_sync", json!(definition.integration.host_time_sync)),
+        ("components", json!(if definition.integration.components { "auto" } else { "off" })),
     ]
 }
 

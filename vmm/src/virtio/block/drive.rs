@@ -10,6 +10,7 @@ use crate::disk::{DiskError, DiskFault, Image, Traits};
 use crate::io::{IoHandle, IoThread, Source, SourceId};
 use crate::usage::Usage;
 use crossbeam_channel::{Receiver, TryRecvError};
+use std::fs::File;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -39,12 +40,22 @@ impl Drive {
     pub fn open(index: usize, disk: &Disk, usage: &Usage) -> Result<Self, DiskError> {
         let mut image = Image::open(disk)?;
         image.count_in(usage);
-        Self::start(index, image, PATIENCE)
+        Self::start(format!("disk-{index}"), image, PATIENCE)
             .map_err(|error| DiskError { path: disk.path.clone(), fault: DiskFault::Thread(error) })
     }
 
-    pub(super) fn start(index: usize, image: Image, patience: Duration) -> io::Result<Self> {
-        let name = format!("disk-{index}");
+    /// A disk called `name` of the raw image in `file`, which the guest can only read. What it
+    /// reads is not counted.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    pub(crate) fn of_file(name: &str, file: File) -> Result<Self, DiskError> {
+        let started = Image::of_file(file)
+            .and_then(|image| Self::start(name.into(), image, PATIENCE).map_err(DiskFault::Thread));
+        started.map_err(|fault| DiskError { path: name.into(), fault })
+    }
+
+    pub(super) fn start(name: String, image: Image, patience: Duration) -> io::Result<Self> {
         let traits = image.traits();
         let image = Arc::new(Mutex::new(image));
         let weak = Arc::downgrade(&image);

@@ -107,7 +107,10 @@ impl Guest {
 
     /// A guest whose disk is given up after `patience`.
     pub(crate) fn impatient(disk: &Disk, patience: Duration) -> Self {
-        Self::with_drive(Drive::start(0, Image::open(disk).unwrap(), patience).unwrap(), 0)
+        Self::with_drive(
+            Drive::start("disk-0".into(), Image::open(disk).unwrap(), patience).unwrap(),
+            0,
+        )
     }
 
     fn with_drive(drive: Drive, refused: u64) -> Self {

@@ -5,7 +5,7 @@ use super::values::{parse_console, parse_console_file};
 use clap::{ArgGroup, Args, ValueEnum};
 use std::path::PathBuf;
 use vmm::catalog::Principal;
-use vmm::config::{Console, Disk, KernelEntry, Net, parse_size};
+use vmm::config::{Components, Console, Disk, KernelEntry, Net, parse_size};
 
 #[derive(Args)]
 #[command(after_help = "\
@@ -66,6 +66,27 @@ pub(crate) struct HardwareArgs {
     /// Who unpacks a bzImage: the monitor, or the guest, which then chooses its own address.
     #[arg(long, value_enum, default_value_t = EntryArg::Unpacked, requires = "kernel")]
     pub(crate) kernel_entry: EntryArg,
+    /// What is brought along for the guest: a small disk with the agent, if there is one on this
+    /// host, or nothing.
+    #[arg(long, value_enum, default_value_t = Wanted::Auto, requires = "kernel")]
+    pub(crate) integration: Wanted,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Wanted {
+    /// The disk with the agent.
+    Auto,
+    /// Nothing.
+    Off,
+}
+
+impl From<Wanted> for Components {
+    fn from(wanted: Wanted) -> Self {
+        match wanted {
+            Wanted::Auto => Self::Auto,
+            Wanted::Off => Self::Off,
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]

@@ -4,7 +4,7 @@ mod machine;
 mod values;
 mod work;
 
-pub(crate) use machine::{Awaited, CreateArgs, RegisterArgs, RunArgs, StartArgs};
+pub(crate) use machine::{Awaited, CreateArgs, RegisterArgs, RunArgs, StartArgs, Wanted};
 pub(crate) use work::{LogoffArgs, ParamVerb, PowerArgs, StopArgs, TaskArgs, TaskVerb};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
