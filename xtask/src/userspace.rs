@@ -18,9 +18,9 @@ use std::process::Command;
 const PACKAGES: [&str; 5] =
     ["busybox-static", "coreutils", "libpam-modules", "login", "util-linux"];
 /// What file systems on disks need.
-const DISK_PACKAGES: [&str; 1] = ["e2fsprogs"];
+const DISK_PACKAGES: [&str; 2] = ["e2fsprogs", "util-linux"];
 /// Programs of these.
-const DISK_PROGRAMS: [&str; 2] = ["sbin/mke2fs", "sbin/e2fsck"];
+const DISK_PROGRAMS: [&str; 3] = ["sbin/blkid", "sbin/mke2fs", "sbin/e2fsck"];
 /// Loads the modules for disks.
 const USE_DISKS: &str = include_str!("../guest/use-disks");
 /// Programs that are not busybox'.
