@@ -48,6 +48,12 @@ impl Flavour {
         self.file("disk-tools")
     }
 
+    /// The same for guests that have network interfaces.
+    #[must_use]
+    pub fn net_tools(self) -> PathBuf {
+        self.file("net-tools")
+    }
+
     fn file(self, name: &str) -> PathBuf {
         let guests = std::env::var_os("VMM_GUESTS")
             .expect("VMM_GUESTS names the folder of the guests; `cargo xtask test` sets it");

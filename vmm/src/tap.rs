@@ -232,7 +232,20 @@ mod tests {
             tap.set_offloads(offloads).unwrap();
         }
         drop(tap);
-        Tap::open(&name).unwrap();
+        let tap = Tap::open(&name).unwrap();
+        // One that was made to stay, as `ip tuntap add` does, is attached to.
+        let stay = |tap: &Tap, stays: libc::c_ulong| {
+            // SAFETY: the argument is a number; the kernel reads and writes no memory.
+            let set = unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETPERSIST, stays) };
+            assert_eq!(set, 0);
+        };
+        stay(&tap, 1);
+        drop(tap);
+        assert!(Path::new("/sys/class/net").join(&name).exists());
+        let tap = Tap::open(&name).unwrap();
+        stay(&tap, 0);
+        drop(tap);
+        assert!(!Path::new("/sys/class/net").join(&name).exists());
     }
 
     #[test]

@@ -62,6 +62,11 @@ const MODULES: [&str; 10] = [
 const DISK_MODULES: [&str; 7] =
     ["virtio_blk", "crc16", "crc32c_generic", "mbcache", "jbd2", "ext4", "romfs"];
 
+/// The same for guests that have network interfaces.
+const NET_MODULES: [&str; 3] = ["failover", "net_failover", "virtio_net"];
+/// Loads them.
+const USE_NET: &str = include_str!("../guest/use-net");
+
 /// The folder of the guests, and which of them are there.
 pub(crate) struct Guests {
     pub(crate) folder: PathBuf,
@@ -103,7 +108,10 @@ pub(crate) fn make(programs: &Programs, names: &[&str]) -> Result<Guests> {
     for flavour in FLAVOURS.iter().filter(wanted) {
         let folder = guests.folder.join(flavour.name);
         make_one(flavour, &userspace, &guests.agent, &dial, &folder)
-            .and_then(|kernel| make_disk_tools(&kernel, &disk_tools, &folder))
+            .and_then(|kernel| {
+                make_disk_tools(&kernel, &disk_tools, &folder)?;
+                make_net_tools(&kernel, &folder)
+            })
             .with_context(|| format!("cannot make the guest {}", flavour.name))?;
         guests.names.push(flavour.name);
     }
@@ -146,4 +154,12 @@ fn make_disk_tools(kernel: &Kernel, tools: &Userspace, folder: &Path) -> Result<
     archive.modules("modules/disk", &kernel.modules(&DISK_MODULES)?)?;
     tools.add_disk_tools_to(&mut archive)?;
     write_whole(&folder.join("disk-tools"), &archive.finish()?)
+}
+
+/// The same for guests with network interfaces.
+fn make_net_tools(kernel: &Kernel, folder: &Path) -> Result<()> {
+    let mut archive = Archive::default();
+    archive.modules("modules/net", &kernel.modules(&NET_MODULES)?)?;
+    archive.file("bin/use-net", USE_NET.as_bytes(), 0o755)?;
+    write_whole(&folder.join("net-tools"), &archive.finish()?)
 }

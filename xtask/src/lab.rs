@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// Modules of the lab's kernel, in the order in which they are loaded.
-const MODULES: [&str; 4] = ["ccp", "irqbypass", "kvm", "kvm-amd"];
+const MODULES: [&str; 5] = ["ccp", "irqbypass", "kvm", "kvm-amd", "tun"];
 /// The kernel: the one for clouds has fewer drivers to start, but no ccp, which kvm-amd needs.
 const KERNEL: &str = "linux-image-amd64";
 const INIT: &str = include_str!("../lab/init");

@@ -12,12 +12,13 @@ use std::process::Command;
 use std::time::Duration;
 
 /// The test programs that boot stock kernels.
-pub(crate) const BOOTING: [&str; 8] = [
+pub(crate) const BOOTING: [&str; 9] = [
     "lab_balloon",
     "lab_boot",
     "lab_disk",
     "lab_kit",
     "lab_logoff",
+    "lab_net",
     "lab_objects",
     "lab_pause",
     "lab_services",

@@ -40,6 +40,16 @@ pub(crate) struct Descriptor {
     pub(crate) next: u16,
 }
 
+/// What the device may read.
+pub(crate) fn readable(address: u64, length: u32) -> Descriptor {
+    Descriptor { address, length, flags: 0, next: 0 }
+}
+
+/// What the device may write.
+pub(crate) fn writable(address: u64, length: u32) -> Descriptor {
+    Descriptor { address, length, flags: WRITE, next: 0 }
+}
+
 /// A queue as its driver sees it.
 struct Ring {
     size: u16,
@@ -255,6 +265,22 @@ impl Driver {
             .chains
             .insert(index, vec![Descriptor { address: 0, length: 0, flags: 0, next: 0 }]);
         index
+    }
+
+    /// Makes a chain of `descriptors` available as they are, but for the links between them, and
+    /// gives its first one.
+    pub(crate) fn add_raw(&mut self, queue: usize, descriptors: &[Descriptor]) -> u16 {
+        let indices: Vec<u16> = descriptors.iter().map(|_| self.reserve(queue)).collect();
+        for (position, descriptor) in descriptors.iter().enumerate() {
+            let mut descriptor = *descriptor;
+            if let Some(next) = indices.get(position + 1) {
+                descriptor.flags |= NEXT;
+                descriptor.next = *next;
+            }
+            self.set_descriptor(queue, indices[position], descriptor);
+        }
+        self.make_available(queue, indices[0]);
+        indices[0]
     }
 
     /// Puts a chain, or nonsense, into the available ring.

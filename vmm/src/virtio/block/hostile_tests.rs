@@ -2,7 +2,7 @@
 
 use super::test_disk::*;
 use crate::config::DiskFormat;
-use crate::virtio::test_driver::{Descriptor, INDIRECT, NEXT, WRITE};
+use crate::virtio::test_driver::{Descriptor, INDIRECT, NEXT, WRITE, readable, writable};
 use vm_memory::{Bytes, GuestAddress};
 
 const MIB: u64 = 1 << 20;
@@ -18,14 +18,6 @@ fn guest() -> (Guest, tempfile::TempDir) {
     (guest, directory)
 }
 
-fn readable(address: u64, length: u32) -> Descriptor {
-    Descriptor { address, length, flags: 0, next: 0 }
-}
-
-fn writable(address: u64, length: u32) -> Descriptor {
-    Descriptor { address, length, flags: WRITE, next: 0 }
-}
-
 impl Guest {
     /// Puts a header for `kind` into free memory and gives its descriptor.
     fn place_header(&self, kind: u32, sector: u64) -> Descriptor {
@@ -36,19 +28,10 @@ impl Guest {
     /// Makes a chain of `descriptors` available as they are, but for the links between them, and
     /// gives what the device says it has written.
     fn raw(&mut self, descriptors: &[Descriptor]) -> u32 {
-        let indices: Vec<u16> = descriptors.iter().map(|_| self.driver.reserve(0)).collect();
-        for (position, descriptor) in descriptors.iter().enumerate() {
-            let mut descriptor = *descriptor;
-            if let Some(next) = indices.get(position + 1) {
-                descriptor.flags |= NEXT;
-                descriptor.next = *next;
-            }
-            self.driver.set_descriptor(0, indices[position], descriptor);
-        }
-        self.driver.make_available(0, indices[0]);
+        let added = self.driver.add_raw(0, descriptors);
         self.driver.kick(0);
         let (head, length, _) = self.driver.wait_whole(0);
-        assert_eq!(head, indices[0]);
+        assert_eq!(head, added);
         // The others of the chain were reserved one by one; a new ring has them all again.
         self.driver.restart();
         length

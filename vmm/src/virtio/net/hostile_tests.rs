@@ -3,7 +3,7 @@
 use super::test_wire::*;
 use super::{LONGEST, QUEUE_SIZE, VIRTIO_NET_F_MRG_RXBUF};
 use crate::tap::HEADER;
-use crate::virtio::test_driver::{Descriptor, INDIRECT, LIMIT, NEXT, WRITE};
+use crate::virtio::test_driver::{Descriptor, INDIRECT, LIMIT, NEXT, WRITE, readable, writable};
 use std::time::Instant;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -12,30 +12,13 @@ const RAM: u64 = 128 << 20;
 /// Where there is nothing else in the guest's RAM.
 const FREE: u64 = 100 << 20;
 
-fn readable(address: u64, length: u32) -> Descriptor {
-    Descriptor { address, length, flags: 0, next: 0 }
-}
-
-fn writable(address: u64, length: u32) -> Descriptor {
-    Descriptor { address, length, flags: WRITE, next: 0 }
-}
-
 impl Guest {
     /// Makes a chain of `descriptors` available as they are, but for the links between them, and
     /// gives its head.
     fn raw(&mut self, queue: usize, descriptors: &[Descriptor]) -> u16 {
-        let indices: Vec<u16> = descriptors.iter().map(|_| self.driver.reserve(queue)).collect();
-        for (position, descriptor) in descriptors.iter().enumerate() {
-            let mut descriptor = *descriptor;
-            if let Some(next) = indices.get(position + 1) {
-                descriptor.flags |= NEXT;
-                descriptor.next = *next;
-            }
-            self.driver.set_descriptor(queue, indices[position], descriptor);
-        }
-        self.driver.make_available(queue, indices[0]);
+        let head = self.driver.add_raw(queue, descriptors);
         self.driver.kick(queue);
-        indices[0]
+        head
     }
 
     /// `descriptors` come back as they were, and nothing is sent.

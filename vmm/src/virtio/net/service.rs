@@ -20,6 +20,9 @@ use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
 use vm_memory::{GuestMemoryBackend, VolatileSlice};
 use vmm_sys_util::epoll::EventSet;
 
+/// With any of these, long packets come.
+const UNCUT: Offloads = Offloads::TSO4.union(Offloads::TSO6);
+
 const WIRE: u32 = 0;
 const RECEIVE: u32 = 1;
 const SEND: u32 = 2;
@@ -53,9 +56,12 @@ impl Service {
         let has = |feature: u32| activation.features & 1 << feature != 0;
         let accepted = OFFLOADS.iter().filter(|(feature, _)| has(*feature));
         let mut offloads: Offloads = accepted.map(|(_, offload)| *offload).collect();
-        // Whoever does no checksums cannot do the rest (section 5.1.3.1).
+        // Whoever does no checksums cannot do the rest, and notices are in packets that are cut
+        // (section 5.1.3.1).
         if !offloads.contains(Offloads::CSUM) {
             offloads = Offloads::empty();
+        } else if !offloads.intersects(UNCUT) {
+            offloads.remove(Offloads::ECN);
         }
         Ok(Self {
             ram: activation.ram,
@@ -111,8 +117,7 @@ impl Service {
     /// The room without which no packet is read. A driver that takes uncut packets has room for
     /// them, soon if not now.
     fn least(&self) -> usize {
-        let uncut = self.offloads.intersects(Offloads::TSO4 | Offloads::TSO6);
-        if uncut { LONGEST } else { LONGEST_CUT }
+        if self.offloads.intersects(UNCUT) { LONGEST } else { LONGEST_CUT }
     }
 
     /// Reads a packet, if there is one, into the buffers, and gives those to the driver.
