@@ -19,6 +19,13 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::{Barrier, Mutex};
 
+#[path = "every_verb.rs"]
+mod every_verb;
+#[path = "unread_tests.rs"]
+mod unread;
+
+use every_verb::every_verb;
+
 /// A bound against hanging.
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -660,28 +667,7 @@ fn a_process_that_hangs_keeps_nobody_from_hearing_other_machines() {
 #[test]
 fn two_controllers_race_through_every_pair_of_verbs_in_every_state() {
     let world = World::new();
-    let options = LogoffOptions { grace_ms: u64::MAX, notice_ms: u64::MAX, deadline_ms: u64::MAX };
-    let verbs = [
-        Request::Machine,
-        Request::Startup,
-        Request::TurnOff,
-        Request::Reset,
-        Request::Pause,
-        Request::Resume,
-        Request::PressPowerButton,
-        Request::Balloon,
-        Request::SetBalloon { bytes: u64::MAX },
-        Request::Sessions,
-        Request::Property { property: Property::ComputerName },
-        Request::GetParameter { name: "HostName".into() },
-        Request::Shutdown { forced: true },
-        Request::Restart { forced: false },
-        Request::Logoff { options },
-        Request::Tasks,
-        Request::Task { id: 1 },
-        Request::Wait { id: u32::MAX },
-        Request::Cancel { id: 1 },
-    ];
+    let verbs = every_verb();
     let states = [
         VmState::TurnedOff,
         VmState::TurningOn,
@@ -729,6 +715,3 @@ fn to_another_user_the_machine_does_not_exist() {
     assert_eq!(stranger.join().unwrap(), HResult::VM_E_VM_UNKNOWN);
     assert_eq!(world.seats(), 0);
 }
-
-#[path = "unread_tests.rs"]
-mod unread;
