@@ -7,6 +7,20 @@ use std::path::Path;
 use tests::micro::SPIN;
 use vmm::config::{DEVICES_MAX, DISKS_MAX};
 
+/// Whether a test can make taps; it says so if not.
+fn may_make_taps() -> bool {
+    let may = rustix::process::geteuid().is_root() && Path::new("/dev/net/tun").exists();
+    if !may {
+        eprintln!("NOT TESTED: only root, on a host with /dev/net/tun, can make taps");
+    }
+    may
+}
+
+/// The name of a tap of this process's own.
+fn tap_name(number: usize) -> String {
+    format!("vmm{}x{number}", std::process::id() % 1_000_000)
+}
+
 #[test]
 fn interfaces_that_a_machine_cannot_have_are_explained() {
     let world = World::new();
@@ -36,9 +50,9 @@ fn interfaces_that_a_machine_cannot_have_are_explained() {
 fn addresses_stay_and_a_tap_is_one_machines_alone() {
     let world = World::new();
     let kernel = world.kernel(SPIN);
-    let tap = format!("vmmcli{}", std::process::id() % 1_000_000);
+    let tap = tap_name(100);
     let net = format!("tap={tap}");
-    let fixed = format!("tap={tap}x,mac=02:00:00:00:00:01");
+    let fixed = format!("tap={},mac=02:00:00:00:00:01", tap_name(101));
     let mut addresses = Vec::new();
     for (name, nets) in [("one", &[&net, &fixed][..]), ("two", &[&net])] {
         let machine = ["create", name, "--kernel", &kernel, "--memory", "32M"];
@@ -57,8 +71,7 @@ fn addresses_stay_and_a_tap_is_one_machines_alone() {
     let second = &world.json(&["show", "one"]).json()["definition"]["networks"][1];
     assert_eq!(second["mac"], "02:00:00:00:00:01");
 
-    if !rustix::process::geteuid().is_root() || !Path::new("/dev/net/tun").exists() {
-        eprintln!("NOT TESTED: only root, on a host with /dev/net/tun, can make taps");
+    if !may_make_taps() {
         return;
     }
     assert_eq!(world.vmm(&["start", "one"]).code, Some(0));
@@ -72,4 +85,22 @@ fn addresses_stay_and_a_tap_is_one_machines_alone() {
     assert_eq!(world.vmm(&["stop", "one"]).code, Some(0));
     assert_eq!(world.vmm(&["start", "two"]).code, Some(0));
     assert_eq!(world.vmm(&["stop", "two"]).code, Some(0));
+}
+
+#[test]
+fn a_machine_with_as_many_devices_as_there_can_be_runs() {
+    let world = World::new();
+    if !may_make_taps() {
+        return;
+    }
+    let kernel = world.kernel(SPIN);
+    let nets: Vec<String> =
+        (0..DEVICES_MAX).map(|number| format!("tap={}", tap_name(number))).collect();
+    let machine = ["create", "full", "--kernel", &kernel, "--memory", "32M"];
+    let words = nets.iter().flat_map(|net| ["--net", net]);
+    let created = world.vmm(&machine.into_iter().chain(words).collect::<Vec<_>>());
+    assert_eq!(created.code, Some(0), "{created:?}");
+    let started = world.vmm(&["start", "full"]);
+    assert_eq!(started.code, Some(0), "{started:?}");
+    assert_eq!(world.vmm(&["stop", "full"]).code, Some(0));
 }
