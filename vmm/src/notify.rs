@@ -136,7 +136,9 @@ impl Readiness {
 
     /// Takes a message of the guest.
     fn heard(&self, message: &[u8]) {
-        let Some(lines) = understood(message) else { return self.dropped() };
+        let Some(lines) = understood(message) else {
+            return self.dropped(&format!("{} bytes that are no fields", message.len()));
+        };
         let mut lock = self.lock();
         let (told, begun) = &mut *lock;
         told.messages += 1;
@@ -158,7 +160,8 @@ impl Readiness {
         }
     }
 
-    fn dropped(&self) {
+    fn dropped(&self, why: &str) {
+        tracing::debug!(why, "a message of the guest's init was dropped");
         self.lock().0.dropped += 1;
     }
 
@@ -222,7 +225,7 @@ impl Listener {
             && let Some((_, oldest)) = self.connections.pop_first()
         {
             registry.forget(&oldest.stream);
-            self.readiness.dropped();
+            self.readiness.dropped("it made room for a newer one");
         }
         let token = self.next;
         // Four thousand million connections later the first one's number is surely free again.
@@ -235,7 +238,7 @@ impl Listener {
                 let connection = Connection { stream, message: Vec::new() };
                 drop(self.connections.insert(token, connection));
             }
-            Err(_) => self.readiness.dropped(),
+            Err(error) => self.readiness.dropped(&error.to_string()),
         }
     }
 
@@ -251,7 +254,7 @@ impl Listener {
         if progress == Progress::Whole {
             self.readiness.heard(&connection.message);
         } else {
-            self.readiness.dropped();
+            self.readiness.dropped("it is too long, or its connection failed");
         }
     }
 }
