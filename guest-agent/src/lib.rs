@@ -13,6 +13,7 @@ pub mod clock;
 pub mod command;
 pub mod dial;
 pub mod info;
+pub mod install;
 mod logind;
 pub mod logoff;
 pub mod parameters;

@@ -249,6 +249,22 @@ impl Agent {
                     }
                 }
             }
+            Request::Install => {
+                let Some(install) = &self.services.install else { return Some(unknown(id)) };
+                let logoff = work.logoff.as_ref().is_some_and(|work| !work.control.is_over());
+                let installing = work.installing.as_ref().is_some_and(|work| !work.is_finished());
+                if logoff || installing {
+                    let text = "a logoff or an installation is under way".to_owned();
+                    return Some(rejected(id, HResult::ERROR_NOT_READY, text));
+                }
+                (self.log)("installation asked for");
+                // Nobody listening is as good.
+                let run = move || install.run(id, &|message| drop(wire.send(&message)));
+                match thread::Builder::new().name("install".into()).spawn_scoped(scope, run) {
+                    Ok(thread) => work.installing = Some(thread),
+                    Err(error) => return Some(refused(id, format!("it cannot be begun: {error}"))),
+                }
+            }
             request => return Some(self.services.answer(id, &request).unwrap_or(unknown(id))),
         }
         None
@@ -371,6 +387,8 @@ struct Work<'scope> {
     going_down: Vec<GoingDown>,
     /// Questions to logind.
     questions: Vec<ScopedJoinHandle<'scope, ()>>,
+    /// An installation.
+    installing: Option<ScopedJoinHandle<'scope, ()>>,
 }
 
 impl Work<'_> {

@@ -3,11 +3,12 @@
 
 use crate::clock::{GuestClock, SystemClock, follow};
 use crate::info::Info;
+use crate::install::Install;
 use crate::parameters::{ParameterError, Store};
 use crate::power::{Power, init};
 use protocol::HResult;
 use protocol::frame;
-use protocol::hello::{CLOCK, INFO, PARAMETERS, POWER};
+use protocol::hello::{CLOCK, INFO, INSTALL, PARAMETERS, POWER};
 use protocol::message::{AgentMessage, Request};
 use std::fmt;
 
@@ -22,6 +23,8 @@ pub struct Services {
     pub parameters: Option<Store>,
     /// The clock.
     pub clock: Option<Box<dyn GuestClock>>,
+    /// Installing what the host has brought along.
+    pub install: Option<Install>,
 }
 
 impl Services {
@@ -33,6 +36,7 @@ impl Services {
             info: Some(Info::default()),
             parameters: Some(Store::default()),
             clock: Some(Box::new(SystemClock)),
+            install: Some(Install::from_disk()),
         }
     }
 
@@ -43,6 +47,7 @@ impl Services {
             (INFO, self.info.is_some()),
             (PARAMETERS, self.parameters.is_some()),
             (CLOCK, self.clock.is_some()),
+            (INSTALL, self.install.is_some()),
         ];
         there.into_iter().filter_map(|(name, there)| there.then_some(name))
     }

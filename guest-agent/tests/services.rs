@@ -84,6 +84,7 @@ fn host(world: &World, fails: bool) -> (Host, Told) {
         info: Some(info),
         parameters: Some(Store::new(world.path("vmm/parameters"))),
         clock: Some(Box::new(Standing)),
+        install: None,
     };
     let agent = Agent::new(Arc::new(world.backend()), "boot").with_services(services);
     let mut host = world.connect_to(agent);

@@ -16,6 +16,8 @@ pub const INFO: &str = "info";
 pub const PARAMETERS: &str = "parameters";
 /// Name of the [clock service](crate::clock) in [`Hello::services`].
 pub const CLOCK: &str = "clock";
+/// Name of the [install service](crate::install) in [`Hello::services`].
+pub const INSTALL: &str = "install";
 
 /// A range of protocol versions, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

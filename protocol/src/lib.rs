@@ -60,6 +60,7 @@ pub mod frame;
 pub mod hello;
 pub mod hresult;
 pub mod info;
+pub mod install;
 pub mod message;
 pub mod parameters;
 pub mod power;

@@ -86,6 +86,9 @@ pub enum Request {
     },
     /// This is the time. Answered by [`AgentMessage::Clock`], or [`AgentMessage::Rejected`].
     SetClock(HostTime),
+    /// Install what the host has brought along. Answered by [`AgentMessage::Installing`] and then
+    /// [`AgentMessage::Installed`] or [`AgentMessage::Done`]; or by [`AgentMessage::Rejected`].
+    Install,
     /// A verb that this build does not know; it is rejected.
     #[serde(other)]
     Unknown,
@@ -200,6 +203,18 @@ pub enum AgentMessage {
         /// What was done.
         report: ClockReport,
     },
+    /// What [`Request::Install`] asked for is there, and is being installed.
+    Installing {
+        /// The request's id.
+        id: u64,
+        /// The version of the agent that is.
+        version: String,
+    },
+    /// It is installed, and this agent makes way for it: the connection ends.
+    Installed {
+        /// The request's id.
+        id: u64,
+    },
     /// The request is not taken. Nothing follows for this id.
     Rejected {
         /// The request's id.
@@ -236,6 +251,8 @@ impl AgentMessage {
             | Self::Parameter { id, .. }
             | Self::ParameterSet { id }
             | Self::Clock { id, .. }
+            | Self::Installing { id, .. }
+            | Self::Installed { id }
             | Self::Rejected { id, .. }
             | Self::CancelAnswer { id, .. } => Some(*id),
             Self::Progress(progress) => Some(progress.id),

@@ -75,6 +75,27 @@ fn an_agent_installed_from_the_disk_logs_users_off() {
     wait_until_gone(&machine);
     let left = machine.console.run("ls /usr/sbin/vmm-agent* ; grep vmm-agent /etc/inittab");
     assert!(left.contains("No such file") && !left.contains("respawn"), "{left}");
+
+    // Without an agent the host cannot, and says what to do; with the image's own it can.
+    let answer = machine.vmm(&["integration", "install"], &[]);
+    assert_eq!(answer.code, Some(5), "{answer:?}");
+    assert!(answer.stdout.contains("/mnt/install"), "{answer:?}");
+    machine.console.run("umount /mnt; rm /run/no-agent");
+    machine.wait_for_agent();
+    let there = machine.console.run("readlink /proc/$(pidof vmm-agent)/exe");
+    assert_eq!(there, "/bin/vmm-agent");
+    let shown = machine.vmm(&["integration", "show"], &[]).json();
+    let version = version.trim_start_matches("vmm-agent ");
+    assert_eq!(shown["disk"]["version"], version, "{shown}");
+    assert_eq!(shown["agent"]["version"], version, "{shown}");
+    assert_eq!(shown["newer"], false, "{shown}");
+    let answer = machine.vmm(&["integration", "install"], &[]);
+    assert_eq!(answer.code, Some(0), "{answer:?}");
+    assert_eq!(answer.json()["task"]["percent_completed"], 100, "{answer:?}");
+    machine.wait_for_agent();
+    let there = machine.console.run("readlink /proc/$(pidof vmm-agent)/exe; mount | grep romfs");
+    assert_eq!(there, "/usr/sbin/vmm-agent");
+    assert_eq!(machine.logoff(&[]).code, Some(8), "nobody is logged on");
     let (status, stderr) = machine.power_off();
     assert_eq!(status.code(), Some(0), "{stderr}");
 }

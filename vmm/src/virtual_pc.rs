@@ -24,6 +24,7 @@ use crate::host::Host;
 use crate::host_info::HostInfo;
 use crate::integration::guest::SessionList;
 use crate::integration::info::OsVersionInfo;
+use crate::integration::install::IntegrationInfo;
 use crate::pc_events::PcEvents;
 use crate::state::{Verb, VmState, admit};
 use crate::task::check_wait;
@@ -490,6 +491,8 @@ properties! {
     csd_version: String = CsdVersion;
     /// Heartbeats of the last minute, in percent of those expected.
     heartbeat_percentage: u8 = HeartbeatPercentage;
+    /// The agent, and what is brought along for it.
+    integration_components: IntegrationInfo = IntegrationComponents;
     /// The version of the agent.
     integration_components_version: String = IntegrationComponentsVersion;
     /// Whether the guest's user space runs.
@@ -554,6 +557,14 @@ impl GuestOs {
     /// As [`logoff`](Self::logoff).
     pub fn restart(&self, forced: bool) -> Result<Task, CallError> {
         self.machine.work(Request::Restart { forced })
+    }
+
+    /// Has the guest's agent install the one that is brought along.
+    ///
+    /// # Errors
+    /// As the member of the same name of the guest as its own process has it.
+    pub fn install_integration_components(&self) -> Result<Task, CallError> {
+        self.machine.work(Request::InstallIntegrationComponents)
     }
 
     /// Who is logged on.

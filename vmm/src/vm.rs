@@ -631,13 +631,16 @@ impl Inner {
     fn kit(&self) -> Result<Option<File>, KitError> {
         let config = &self.config;
         let room = config.disks.len() + config.nets.len() < DEVICES_MAX;
-        let missing = match Kit::pack(&config.integration, room)? {
-            Kit::Disk(disk) => return Ok(Some(disk)),
-            Kit::Off => return Ok(None),
-            Kit::NoRoom => "the other devices have all the interrupt lines".to_owned(),
-            Kit::Missing(none) => none.to_string(),
-        };
-        tracing::info!(name = config.name, "no integration disk: {missing}");
+        let kit = Kit::pack(&config.integration, room)?;
+        let state = kit.state();
+        self.integration.set_kit(state.clone());
+        match kit {
+            Kit::Disk { file, .. } => return Ok(Some(file)),
+            Kit::Off => {}
+            Kit::Missing(_) | Kit::NoRoom => {
+                tracing::info!(name = config.name, ?state, "no integration disk");
+            }
+        }
         Ok(None)
     }
 

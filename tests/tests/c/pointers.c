@@ -81,6 +81,8 @@ static void guests(void)
            vmm_guest_os_logoff(NULL, NULL, &out));
     MEMBER(struct vmm_task *, NULL, vmm_guest_os_shutdown(NULL, 0, NULL),
            vmm_guest_os_shutdown(NULL, 0, &out));
+    MEMBER(struct vmm_task *, NULL, vmm_guest_os_install_integration_components(NULL, NULL),
+           vmm_guest_os_install_integration_components(NULL, &out));
     MEMBER(struct vmm_task *, NULL, vmm_guest_os_restart(NULL, 0, NULL),
            vmm_guest_os_restart(NULL, 0, &out));
     MEMBER(int32_t, 0, vmm_guest_os_is_user_logged_on(NULL, 0, NULL),

@@ -29,6 +29,8 @@ const VERBS: &[&[&str]] = &[
     &["logoff"],
     &["shutdown"],
     &["restart"],
+    &["integration", "show"],
+    &["integration", "install"],
     &["param", "get"],
     &["param", "set"],
     &["task", "ls"],

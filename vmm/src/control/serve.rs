@@ -54,6 +54,7 @@ impl Served {
             Request::Logoff { options } => task(guest.logoff(options)),
             Request::Shutdown { forced } => task(guest.shutdown(forced)),
             Request::Restart { forced } => task(guest.restart(forced)),
+            Request::InstallIntegrationComponents => task(guest.install_integration_components()),
             Request::Cancel { id } => {
                 let task = self.task(id)?;
                 task.cancel()?;
@@ -100,6 +101,7 @@ impl Served {
             P::ComputerName => value(guest.computer_name()),
             P::CsdVersion => value(guest.csd_version()),
             P::HeartbeatPercentage => value(guest.heartbeat_percentage()),
+            P::IntegrationComponents => value(Ok(guest.integration_components())),
             P::IntegrationComponentsVersion => value(guest.integration_components_version()),
             P::IsHeartbeating => value(guest.is_heartbeating()),
             P::IsHostTimeSyncEnabled => value(Ok(guest.is_host_time_sync_enabled())),

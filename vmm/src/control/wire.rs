@@ -103,6 +103,9 @@ pub enum Request {
         /// Whether locked screens and the like are no reason not to.
         forced: bool,
     },
+    /// Have the guest install what is brought along. Answered by [`Response::Task`] when the guest
+    /// has accepted.
+    InstallIntegrationComponents,
     /// All tasks. Answered by [`Response::Tasks`].
     Tasks,
     /// One task. Answered by [`Response::Task`].
@@ -156,6 +159,7 @@ impl Request {
             | Self::Logoff { .. }
             | Self::Shutdown { .. }
             | Self::Restart { .. }
+            | Self::InstallIntegrationComponents
             | Self::Cancel { .. } => Right::Execute,
         }
     }
@@ -170,6 +174,7 @@ pub enum Property {
     ComputerName,
     CsdVersion,
     HeartbeatPercentage,
+    IntegrationComponents,
     IntegrationComponentsVersion,
     IsHeartbeating,
     IsHostTimeSyncEnabled,

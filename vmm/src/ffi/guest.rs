@@ -99,6 +99,23 @@ pub unsafe extern "C" fn vmm_guest_os_restart(
     unsafe { ask(guest, task, |guest| guest.0.restart(forced != 0).map(VmmTask::from)) }
 }
 
+/// Has the guest's agent install the one that the machine brings along. The task succeeds when the
+/// agent that was installed has connected.
+///
+/// VM_E_DRIVE_INVALID: the machine has no integration disk; ERROR_FILE_NOT_FOUND: there is no agent
+/// for it on the host; VM_E_ADDITIONS_FEATURE_NOT_AVAIL: the guest has no agent that could do it, and
+/// the text says what can be done by hand; ERROR_NOT_READY: a logoff or another installation is
+/// under way; VM_E_VM_PAUSED; else as vmm_guest_os_logoff.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmm_guest_os_install_integration_components(
+    guest: *mut VmmGuestOs,
+    task: *mut *mut VmmTask,
+) -> VmmHresult {
+    let install = |guest: &VmmGuestOs| guest.0.install_integration_components().map(VmmTask::from);
+    // SAFETY: our caller promises the same.
+    unsafe { ask(guest, task, install) }
+}
+
 /// Who is logged on, as JSON: what `vmm users --format json` prints. All of it is the guest's claim.
 ///
 /// Codes as vmm_guest_os_logoff, and VM_E_VM_PAUSED.

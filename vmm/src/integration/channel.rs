@@ -188,6 +188,7 @@ fn clean(mut message: AgentMessage) -> AgentMessage {
             clean_summaries(&mut done.stale);
         }
         AgentMessage::PowerAccepted { init, .. } => clean_text(init),
+        AgentMessage::Installing { version, .. } => clean_text(version),
         AgentMessage::OsInfo { info, .. } => clean_info(info),
         AgentMessage::Parameter { value, .. } => clean_value(value),
         AgentMessage::Pong { .. }
@@ -195,6 +196,7 @@ fn clean(mut message: AgentMessage) -> AgentMessage {
         | AgentMessage::ScreenLocked { .. }
         | AgentMessage::ParameterSet { .. }
         | AgentMessage::Clock { .. }
+        | AgentMessage::Installed { .. }
         | AgentMessage::Progress(_)
         | AgentMessage::CancelAnswer { .. }
         | AgentMessage::Unknown => {}

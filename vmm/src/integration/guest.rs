@@ -3,6 +3,7 @@
 use crate::error::CallError;
 use crate::integration::heartbeat::Heartbeats;
 use crate::integration::worker::Command;
+use crate::kit::KitState;
 use crate::state::{StateCell, Verb, VmState, admit};
 use crate::task::Task;
 use crossbeam_channel::{Sender, bounded};
@@ -64,6 +65,7 @@ pub(crate) struct StatusCell {
     status: Mutex<Status>,
     changed: Condvar,
     time_sync_off: AtomicBool,
+    kit: Mutex<KitState>,
 }
 
 impl StatusCell {
@@ -78,6 +80,10 @@ impl StatusCell {
 
     pub(crate) fn set_time_sync(&self, enabled: bool) {
         self.time_sync_off.store(!enabled, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_kit(&self, kit: KitState) {
+        *self.kit.lock().unwrap_or_else(PoisonError::into_inner) = kit;
     }
 
     /// Wakes whoever waits for an agent.
@@ -206,6 +212,11 @@ impl GuestOs {
 
     pub(super) fn cell(&self) -> &StatusCell {
         &self.status
+    }
+
+    /// What is brought along for the guest.
+    pub(super) fn kit(&self) -> KitState {
+        self.status.kit.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether the agent that is connected offers `service`.

@@ -6,19 +6,21 @@
 //!
 //! `channel` is one connection, from hello to silence. `worker` is the thread, [`guest`] what
 //! callers hold. Each service has a file with its part of both: `logoff`, `power`, [`info`],
-//! `parameters`, `heartbeat` and `clock`.
+//! `parameters`, `heartbeat`, `clock` and [`install`].
 
 mod channel;
 mod clock;
 pub mod guest;
 mod heartbeat;
 pub mod info;
+pub mod install;
 mod logoff;
 mod parameters;
 mod power;
 mod worker;
 
 use crate::events::Events;
+use crate::kit::KitState;
 use crate::state::StateCell;
 use crate::task::Tasks;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
@@ -44,6 +46,8 @@ struct Timing {
     margin: Duration,
     /// From the guest's acceptance of a shutdown or restart to its end.
     power: Duration,
+    /// From the guest's acceptance of an installation to the agent that comes back.
+    install: Duration,
     /// Between two times that the guest is told the time.
     clock: Duration,
 }
@@ -56,6 +60,7 @@ impl Default for Timing {
             silence: Duration::from_millis(3 * protocol::HEARTBEAT_MS),
             margin: Duration::from_secs(2),
             power: Duration::from_secs(300),
+            install: Duration::from_secs(120),
             clock: Duration::from_secs(protocol::clock::PERIOD_SECONDS),
         }
     }
@@ -114,6 +119,11 @@ impl Integration {
     pub fn set_machine_name(&self, name: &str) {
         // No thread, no guest to be told.
         let _ = self.commands.send(Command::Name(name.to_owned()));
+    }
+
+    /// What is brought along for the guest.
+    pub fn set_kit(&self, kit: KitState) {
+        self.guest.cell().set_kit(kit);
     }
 
     /// What happens in the guest is to be told to the subscribers of `events`.

@@ -11,6 +11,7 @@ use crate::integration::channel::{Connection, Event, Phase};
 use crate::integration::clock::Clock;
 use crate::integration::guest::{Status, StatusCell, no_agent};
 use crate::integration::heartbeat::Heartbeats;
+use crate::integration::install::Installation;
 use crate::integration::logoff::{Caller, Operation};
 use crate::integration::power::{BootEnd, PowerOperation};
 use crate::state::{StateCell, VmState};
@@ -43,6 +44,8 @@ pub(crate) enum Command {
     Cancel { operation: Key, reply: Sender<Result<(), CallError>> },
     /// A caller wants the guest to shut down or restart.
     Power { request: PowerRequest, reply: Caller },
+    /// A caller wants what is brought along installed.
+    Install { reply: Caller },
     /// A caller wants something of a service that one message answers.
     Ask { service: &'static str, request: Request, reply: Sender<Result<AgentMessage, CallError>> },
     /// What the machine is called.
@@ -83,6 +86,8 @@ pub(super) struct Worker {
     told: Option<Events>,
     /// Shutdowns and restarts under way.
     pub(super) powers: Vec<PowerOperation>,
+    /// The installation that is under way.
+    pub(super) installation: Option<Installation>,
     pub(super) clock: Clock,
     commands: Sender<Command>,
     events: (Sender<Event>, Receiver<Event>),
@@ -124,6 +129,7 @@ impl Worker {
             name: String::new(),
             told: None,
             powers: Vec::new(),
+            installation: None,
             clock: Clock::default(),
             calls: Calls::default(),
             operation: None,
@@ -185,7 +191,12 @@ impl Worker {
         let connections = self.connections.iter().filter_map(|c| self.silent_at(c));
         let paused = self.state.get() == VmState::Paused;
         let operation = self.operation.as_ref().and_then(|operation| operation.deadline(paused));
-        let services = [self.calls.deadline(), self.power_deadline(), self.clock_deadline()];
+        let services = [
+            self.calls.deadline(),
+            self.power_deadline(),
+            self.install_deadline(),
+            self.clock_deadline(),
+        ];
         connections.chain(operation).chain(services.into_iter().flatten()).min()
     }
 
@@ -194,6 +205,7 @@ impl Worker {
             Command::Logoff { options, reply } => self.logoff(options, reply),
             Command::Cancel { operation, reply } => self.cancel(operation, reply),
             Command::Power { request, reply } => self.power(request, reply),
+            Command::Install { reply } => self.install(reply),
             Command::Ask { service, request, reply } => self.ask(service, request, reply),
             Command::Name(name) => self.name = name,
             Command::Tell(told) => self.told = Some(told),
@@ -235,6 +247,9 @@ impl Worker {
             operation.end(TaskResult::UnexpectedError, error, text);
         }
         self.powers.drain(..).for_each(|operation| operation.boot_ended(how));
+        if let Some(installation) = self.installation.take() {
+            installation.boot_ended(how);
+        }
         self.calls.clear(&CallError::new(error, text));
         let mut status = self.status();
         *status = Status { dropped: status.dropped, ends: status.ends, ..Status::default() };
@@ -253,6 +268,7 @@ impl Worker {
             operation.resumed();
         }
         self.power_resumed();
+        self.install_resumed();
         self.clock_resumed();
     }
 
@@ -328,6 +344,8 @@ impl Worker {
             }
         } else if let Some(at) = self.power_of(key) {
             self.power_message(at, message);
+        } else if self.is_install(key) {
+            self.install_message(message);
         } else if !self.logoff_message(key, message) {
             self.status().dropped += 1;
         }
@@ -352,6 +370,7 @@ impl Worker {
         }
         self.calls.expire(now);
         self.expire_power(now);
+        self.expire_install(now);
         self.expire_clock(now);
         self.expire_logoff(now);
     }

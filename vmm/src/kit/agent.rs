@@ -19,6 +19,10 @@ pub const VARIABLE: &str = "VMM_AGENT";
 /// The most bytes that it may have.
 pub const AGENT_MAX: usize = 16 << 20;
 
+/// What the program prints before its version, and how long that may be.
+const NAME: &[u8] = b"vmm-agent ";
+const VERSION_MAX: usize = 32;
+
 /// Where packages put it, for a monitor that is somewhere else.
 const PACKAGED: &str = "/usr/lib/vmm/vmm-agent";
 
@@ -92,6 +96,20 @@ impl AgentFile {
     pub fn find() -> Result<Self, NoAgent> {
         let program = env::current_exe().ok();
         Self::find_in(&places(env::var_os(VARIABLE), program.as_deref()))
+    }
+
+    /// The version that the program would print: `vmm-agent `, numbers with dots and a line feed
+    /// stand in it.
+    #[must_use]
+    pub fn version(&self) -> Option<String> {
+        let begins = self.program.windows(NAME.len()).enumerate();
+        begins.filter(|(_, bytes)| *bytes == NAME).find_map(|(at, _)| {
+            let rest = self.program.get(at + NAME.len()..)?;
+            let line = rest.iter().take(VERSION_MAX + 1).position(|byte| *byte == b'\n')?;
+            let text = std::str::from_utf8(&rest[..line]).ok()?;
+            let numbers = text.split('.').filter(|part| part.parse::<u32>().is_ok()).count();
+            (numbers == 3 && text.split('.').count() == 3).then(|| text.to_owned())
+        })
     }
 
     fn find_in(places: &[PathBuf]) -> Result<Self, NoAgent> {
@@ -284,6 +302,18 @@ pub(super) mod tests {
         }
         let said = words(&AgentFile::read(Path::new("/dev/zero")).unwrap_err());
         assert!(said.contains("it is not a regular file"), "{said}");
+    }
+
+    #[test]
+    fn the_version_is_what_the_program_would_print() {
+        let version = |text: &str| {
+            let program = [program(&[1]), text.into()].concat();
+            AgentFile { path: "".into(), program }.version()
+        };
+        assert_eq!(version("vmm-agent x\nvmm-agent 1.20.3\nusage"), Some("1.20.3".into()));
+        for text in ["", "vmm-agent ", "vmm-agent 1.2\n", "vmm-agent 1.2.3", "vmm-agent 1.2.x\n"] {
+            assert_eq!(version(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -18,9 +18,11 @@ mod romfs;
 pub use credentials::credentials;
 
 use crate::config::Components;
+use crate::error::CallError;
 use agent::{AgentError, AgentFault, AgentFile, NoAgent};
 use protocol::HResult;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, Write};
 
@@ -78,11 +80,65 @@ pub enum Kit {
     Missing(NoAgent),
     /// The machine's other devices have all the interrupt lines.
     NoRoom,
-    /// This is it: a file in memory that nobody can change.
-    Disk(File),
+    /// This is it.
+    Disk {
+        /// A file in memory that nobody can change.
+        file: File,
+        /// The agent's version, where its file says one.
+        version: Option<String>,
+    },
+}
+
+/// The same, as it is told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum KitState {
+    /// The machine is to have none, or has not been turned on yet.
+    #[default]
+    Off,
+    /// There is none, and this is why.
+    Missing {
+        /// What was looked for and found.
+        reason: String,
+    },
+    /// The machine's other devices have all the interrupt lines.
+    NoRoom,
+    /// The machine has it.
+    Attached {
+        /// The version of the agent on it, where its file says one.
+        version: Option<String>,
+    },
+}
+
+impl KitState {
+    /// That the machine has it.
+    ///
+    /// # Errors
+    /// `VM_E_DRIVE_INVALID` if it has no place for it or is not to have it,
+    /// `ERROR_FILE_NOT_FOUND` if there is no agent for it.
+    pub fn attached(&self) -> Result<(), CallError> {
+        let (code, text) = match self {
+            Self::Attached { .. } => return Ok(()),
+            Self::Missing { reason } => (HResult::ERROR_FILE_NOT_FOUND, reason.as_str()),
+            Self::Off => (HResult::VM_E_DRIVE_INVALID, "its integration is off"),
+            Self::NoRoom => (HResult::VM_E_DRIVE_INVALID, "other devices have all its lines"),
+        };
+        Err(CallError::new(code, format!("the machine has no integration disk: {text}")))
+    }
 }
 
 impl Kit {
+    /// How it is told.
+    #[must_use]
+    pub fn state(&self) -> KitState {
+        match self {
+            Self::Off => KitState::Off,
+            Self::Missing(none) => KitState::Missing { reason: none.to_string() },
+            Self::NoRoom => KitState::NoRoom,
+            Self::Disk { version, .. } => KitState::Attached { version: version.clone() },
+        }
+    }
+
     /// What a machine gets that has `room` for one more device, and whose configuration says
     /// `components`.
     ///
@@ -99,7 +155,8 @@ impl Kit {
                 Err(none) => return Ok(Self::Missing(none)),
             },
         };
-        disk(&agent.program).map(Self::Disk).map_err(KitError::Image)
+        let file = disk(&agent.program).map_err(KitError::Image)?;
+        Ok(Self::Disk { file, version: agent.version() })
     }
 }
 
@@ -133,7 +190,7 @@ mod tests {
         let path = folder.path().join("agent");
         let agent = agent::tests::program(&[1]);
         fs::write(&path, &agent).unwrap();
-        let Ok(Kit::Disk(disk)) = Kit::pack(&Components::Agent(path), true) else {
+        let Ok(Kit::Disk { file: disk, .. }) = Kit::pack(&Components::Agent(path), true) else {
             panic!("no disk")
         };
         let mut image = vec![0; disk.metadata().unwrap().len() as usize];

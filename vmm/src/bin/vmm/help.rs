@@ -16,7 +16,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Keep machines", &["create", "register", "unregister", "rm"]),
     ("Run machines", &["start", "run", "stop", "reset", "pause", "resume", "balloon", "console"]),
     ("Look", &["ls", "show", "info", "events"]),
-    ("Work with the guest", &["users", "logoff", "shutdown", "restart", "param"]),
+    ("Work with the guest", &["users", "logoff", "shutdown", "restart", "param", "integration"]),
     ("Follow work", &["task"]),
     ("This host", &["doctor", "completions", "man"]),
 ];

@@ -9,6 +9,7 @@ mod follow;
 mod guest;
 mod help;
 mod info;
+mod integration;
 mod log;
 mod machines;
 mod output;
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
         Verb::Logoff(logoff) => guest::logoff(&logoff, format),
         Verb::Shutdown(shutdown) => guest::shutdown(&shutdown, format),
         Verb::Restart(restart) => guest::restart(&restart, format),
+        Verb::Integration { verb } => integration::integration(&verb, format),
         Verb::Param { verb } => guest::parameter(&verb, format),
         Verb::Task { verb } => tasks::task(&verb, format),
         Verb::Doctor => show::doctor(format),

@@ -14,6 +14,7 @@ use vmm::control::client::Client;
 use vmm::control::wire::MachineInfo;
 use vmm::error::{CallError, chain};
 use vmm::integration::guest::AgentStatus;
+use vmm::kit::agent::AgentFile;
 use vmm::notify::{Phase, Told};
 use vmm::probe;
 use vmm::state::VmState;
@@ -269,14 +270,34 @@ fn made_of(definition: &Definition) -> Vec<(&'static str, Value)> {
     ]
 }
 
+/// What `vmm doctor` prints: machines can do without an agent, so that is no check.
+#[derive(Serialize)]
+struct Checked<'a> {
+    #[serde(flatten)]
+    report: &'a probe::Report,
+    agent: Value,
+}
+
 pub(crate) fn doctor(format: Format) -> Outcome {
     let report = probe::probe();
+    let agent = AgentFile::find();
     match format {
-        Format::Json => print_json(&report),
+        Format::Json => {
+            let (path, fault) = match &agent {
+                Ok(agent) => (Some(&agent.path), None),
+                Err(none) => (None, Some(none.to_string())),
+            };
+            let agent = json!({ "path": path, "version": agent.as_ref().ok().and_then(AgentFile::version), "fault": fault });
+            print_json(&Checked { report: &report, agent });
+        }
         Format::Human => {
             for check in &report.checks {
                 let sign = if check.holds { "yes" } else { "NO " };
                 print(&format!("{sign}  {}: {}\n", check.what, check.found));
+            }
+            match agent {
+                Ok(agent) => print(&format!("yes  agent for guests: {}\n", agent.path.display())),
+                Err(none) => print(&format!("no   agent for guests: {none}\n")),
             }
         }
     }

@@ -1,5 +1,6 @@
 //! The services besides logging off, against scripted agents and the real one.
 
+mod install;
 mod power;
 mod questions;
 mod real;

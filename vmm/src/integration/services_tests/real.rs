@@ -42,6 +42,7 @@ fn host_and_agent_agree_on_every_service() {
         info: Some(info),
         parameters: Some(Store::new(folder.path().join("vmm/parameters"))),
         clock: None,
+        install: None,
     };
     let paths = Paths { utmp: vec![folder.path().join("utmp")], ..Paths::default() };
     // A process of this number has no descendants, so the agent sees nobody.

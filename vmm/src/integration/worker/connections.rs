@@ -139,6 +139,7 @@ impl Worker {
             .map(|c| c.number)
             .collect();
         older.into_iter().for_each(|older| self.close(older));
+        self.install_connected(&hello.agent_version);
         let agent = Agent {
             version: hello.agent_version,
             boot_id: hello.boot_id.clone(),
@@ -172,6 +173,7 @@ impl Worker {
         let error = no_agent(&self.status());
         self.calls.lost(number, &error);
         self.power_lost(number);
+        self.install_lost(number);
         self.logoff_lost(number);
     }
 

@@ -5,7 +5,9 @@ mod values;
 mod work;
 
 pub(crate) use machine::{Awaited, CreateArgs, RegisterArgs, RunArgs, StartArgs, Wanted};
-pub(crate) use work::{LogoffArgs, ParamVerb, PowerArgs, StopArgs, TaskArgs, TaskVerb};
+pub(crate) use work::{
+    IntegrationVerb, LogoffArgs, ParamVerb, PowerArgs, StopArgs, TaskArgs, TaskVerb,
+};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -143,6 +145,11 @@ Examples:
   vmm restart web
   vmm restart web --forced --no-wait")]
     Restart(PowerArgs),
+    /// Look at what a machine brings along for its guest, and have it installed.
+    Integration {
+        #[command(subcommand)]
+        verb: IntegrationVerb,
+    },
     /// Read and set parameters, which the guest's programs see as files.
     Param {
         #[command(subcommand)]

@@ -1,7 +1,7 @@
 //! What the verbs take that have a machine or its guest do something, and those for tasks.
 
 use super::values::parse_duration;
-use super::{WaitArgs, WorkArgs};
+use super::{Named, NamedWork, WaitArgs, WorkArgs};
 use clap::{Args, Subcommand};
 use std::time::Duration;
 
@@ -62,6 +62,24 @@ pub(crate) struct LogoffArgs {
     pub(crate) ok_if_none: bool,
     #[command(flatten)]
     pub(crate) work: WorkArgs,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum IntegrationVerb {
+    /// Show the agent, the disk that the machine has for its guest, and whether that has a newer
+    /// one.
+    #[command(after_help = "\
+Examples:
+  vmm integration show web
+  vmm integration show web --format json | jq .newer")]
+    Show(Named),
+    /// Have the guest's agent install the one on the disk, and wait until that has connected.
+    #[command(after_help = "\
+Example: vmm integration install web
+
+In a guest without an agent root does it:
+  mount -r LABEL=VMM-IC /mnt && /mnt/install")]
+    Install(NamedWork),
 }
 
 #[derive(Subcommand)]
