@@ -105,7 +105,7 @@ pub unsafe extern "C" fn vmm_guest_os_restart(
 /// VM_E_DRIVE_INVALID: the machine has no integration disk; ERROR_FILE_NOT_FOUND: there is no agent
 /// for it on the host; VM_E_ADDITIONS_FEATURE_NOT_AVAIL: the guest has no agent that could do it, and
 /// the text says what can be done by hand; ERROR_NOT_READY: a logoff or another installation is
-/// under way; VM_E_VM_PAUSED; else as vmm_guest_os_logoff.
+/// under way; else as vmm_guest_os_logoff.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmm_guest_os_install_integration_components(
     guest: *mut VmmGuestOs,

@@ -220,14 +220,13 @@ impl GuestOs {
     /// In the task: `DISP_E_EXCEPTION` with the guest's reason; `VM_E_TIMED_OUT`.
     ///
     /// # Errors
-    /// `VM_E_VM_NOT_RUNNING`; `VM_E_VM_PAUSED`; `VM_E_DRIVE_INVALID` if the machine has no
+    /// `VM_E_VM_NOT_RUNNING`; `VM_E_DRIVE_INVALID` if the machine has no
     /// integration disk, `ERROR_FILE_NOT_FOUND` if it has none because there is no agent on the
     /// host, or if the guest does not see it; `VM_E_ADDITIONS_FEATURE_NOT_AVAIL` without an agent
     /// that can do it, with what can be done by hand; `ERROR_NOT_READY` while a logoff or another
     /// installation is under way; `VM_E_TIMED_OUT` if the guest does not accept.
     pub fn install_integration_components(&self) -> Result<Task, CallError> {
         admit(Verb::GuestWork, self.state())?;
-        self.unpaused()?;
         self.kit().attached()?;
         self.call(|reply| Command::Install { reply }).map_err(|error| match error.code {
             HResult::VM_E_ADDITIONS_FEATURE_NOT_AVAIL => {
