@@ -1,12 +1,14 @@
 //! What a machine is made of: the configuration, and the checks it must pass.
 
 mod components;
+mod console;
 mod disk;
 mod net;
 mod parts;
 mod size;
 
 pub use components::Components;
+pub use console::{Console, ConsoleDevice};
 pub use disk::{DISKS_MAX, Disk, DiskFormat, DiskTextError, DisksError, check_disks};
 pub use net::{Mac, MacError, Net, NetTextError, NetsError, check_nets, is_tap_name};
 pub use size::{Size, parse_size};
@@ -27,23 +29,9 @@ pub const MEMORY_DEFAULT: u64 = 512 << 20;
 
 /// Virtio devices that every machine has: vsock, the source of randomness, and the balloon.
 pub const DEVICES_OF_EVERY_MACHINE: usize = 3;
-/// Disks and network interfaces that a machine may have together: there is an interrupt line for
-/// each.
+/// Disks and network interfaces that a machine may have together, and a virtio console if there is
+/// one: there is an interrupt line for each.
 pub const DEVICES_MAX: usize = VIRTIO_MAX - DEVICES_OF_EVERY_MACHINE;
-
-/// How the guest's serial port is connected to the host.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Console {
-    /// Output is thrown away; there is no input.
-    #[default]
-    None,
-    /// Standard input and output of this process.
-    Stdio,
-    /// Output goes to this file, which is created or truncated; there is no input.
-    File(PathBuf),
-    /// Whoever [attaches](crate::console::hub) to it.
-    Attach,
-}
 
 /// Which entry of a bzImage is used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,8 +70,10 @@ pub struct MachineConfig {
     pub oem_strings: Vec<String>,
     /// What the monitor brings along for the guest.
     pub integration: Components,
-    /// The serial console.
+    /// The console.
     pub console: Console,
+    /// The device that it is on in the guest.
+    pub console_device: ConsoleDevice,
     /// The entry of a bzImage.
     pub kernel_entry: KernelEntry,
 }
@@ -125,14 +115,16 @@ pub enum ConfigError {
     Nets(#[from] NetsError),
     /// There are more devices than interrupt lines for them.
     #[error(
-        "a machine can have {DEVICES_MAX} disks and network interfaces together, and this one has \
-         {disks} and {nets}"
+        "this machine can have {most} disks and network interfaces together, and is to have {disks} and \
+         {nets}"
     )]
     Devices {
         /// How many disks.
         disks: usize,
         /// How many network interfaces.
         nets: usize,
+        /// How many they may be together.
+        most: usize,
     },
     /// The OEM strings are too many or too long together.
     #[error(
@@ -187,6 +179,7 @@ impl MachineConfig {
             oem_strings: Vec::new(),
             integration: Components::Auto,
             console: Console::None,
+            console_device: ConsoleDevice::default(),
             kernel_entry: KernelEntry::Unpacked,
         }
     }
@@ -202,8 +195,10 @@ impl MachineConfig {
     #[must_use]
     pub fn cmdline(&self) -> String {
         let console = match self.console {
-            Console::None => "",
-            Console::Stdio | Console::File(_) | Console::Attach => "console=ttyS0 ",
+            Console::None => String::new(),
+            Console::Stdio | Console::File(_) | Console::Attach => {
+                format!("console={} ", self.console_device.terminal())
+            }
         };
         format!("{console}panic=-1 reboot=a pci=off {}", self.append).trim_end().to_owned()
     }
@@ -214,6 +209,12 @@ impl MachineConfig {
     pub fn mac(&self, index: usize) -> Mac {
         let given = self.nets.get(index).and_then(|net| net.mac);
         given.unwrap_or_else(|| Mac::derived(self.uuid, &self.name, index))
+    }
+
+    /// How many of [`DEVICES_MAX`] devices it has.
+    #[must_use]
+    pub fn devices(&self) -> usize {
+        self.disks.len() + self.nets.len() + self.console_device.virtio_devices()
     }
 
     /// Checks everything that can be checked without opening a file.
@@ -234,8 +235,9 @@ impl MachineConfig {
         check_disks(&self.disks)?;
         check_nets(&self.nets)?;
         let (disks, nets) = (self.disks.len(), self.nets.len());
-        if disks + nets > DEVICES_MAX {
-            return Err(ConfigError::Devices { disks, nets });
+        if self.devices() > DEVICES_MAX {
+            let most = DEVICES_MAX - self.console_device.virtio_devices();
+            return Err(ConfigError::Devices { disks, nets, most });
         }
         check_oem_strings(&self.oem_strings)?;
         let cmdline = self.cmdline();
@@ -334,6 +336,16 @@ mod tests {
     }
 
     #[test]
+    fn the_kernel_is_told_what_its_console_is_on() {
+        let mut config = MachineConfig::new("web", "");
+        assert!(!config.cmdline().contains("console="), "nobody would see it");
+        config.console = Console::Attach;
+        assert!(config.cmdline().starts_with("console=ttyS0 "));
+        config.console_device = ConsoleDevice::Virtio;
+        assert!(config.cmdline().starts_with("console=hvc0 "));
+    }
+
+    #[test]
     fn ram_must_be_whole_pages_and_within_the_host() {
         for memory in [0, 4096, MEMORY_MIN - 1, MEMORY_MIN + 1] {
             assert_eq!(with(|config| config.memory = memory), Err(ConfigError::Memory(memory)));
@@ -349,8 +361,13 @@ mod tests {
         let machine = |count| with(|config| (config.disks, config.nets) = (disks(), nets(count)));
         let most = VIRTIO_MAX - DEVICES_OF_EVERY_MACHINE - DISKS_MAX;
         assert_eq!(machine(most), Ok(()));
-        let too_many = ConfigError::Devices { disks: DISKS_MAX, nets: most + 1 };
-        assert_eq!(machine(most + 1), Err(too_many));
+        let too_many = |nets, most| ConfigError::Devices { disks: DISKS_MAX, nets, most };
+        assert_eq!(machine(most + 1), Err(too_many(most + 1, DEVICES_MAX)));
+        let with_console = with(|config| {
+            (config.disks, config.nets) = (disks(), nets(most));
+            config.console_device = ConsoleDevice::Virtio;
+        });
+        assert_eq!(with_console, Err(too_many(most, DEVICES_MAX - 1)));
         let mut config = MachineConfig::new("web", "");
         config.nets = vec![Net::new("a"), "tap=b,mac=02:00:00:00:00:01".parse().unwrap()];
         assert_eq!(config.mac(0), Mac::derived(None, "web", 0));

@@ -6,8 +6,11 @@
 
 use crate::boot::{self, BootError};
 use crate::bus::{Bus, BusError, SharedDevice};
-use crate::config::{Components, ConfigError, DEVICES_OF_EVERY_MACHINE, MachineConfig};
+use crate::config::{
+    Components, ConfigError, ConsoleDevice, DEVICES_OF_EVERY_MACHINE, MachineConfig,
+};
 use crate::console::HostConsole;
+use crate::console::port::SharedPort;
 use crate::devices::i8042::{self, I8042};
 use crate::devices::power::{self, Power};
 use crate::devices::pvpanic::{self, Pvpanic};
@@ -24,6 +27,7 @@ use crate::vcpu::{Buses, Processors};
 use crate::virtio::VirtioDevice;
 use crate::virtio::balloon::{Balloon, BalloonControl};
 use crate::virtio::block::{Block, Drive};
+use crate::virtio::console::{Input, VirtioConsole};
 use crate::virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
 use crate::virtio::net::{Interface, Net};
 use crate::virtio::rng::Rng;
@@ -53,7 +57,7 @@ pub struct Links {
     pub vsock_listener: Option<UnixListener>,
     /// What the guest dials goes to the socket `<this>_<port>`.
     pub vsock_path: Option<PathBuf>,
-    /// The serial console.
+    /// The console.
     pub console: HostConsole,
     /// The disks, in the order in which the guest sees them.
     pub drives: Vec<Arc<Drive>>,
@@ -263,8 +267,13 @@ impl Machine {
         let mut board = Board { vm: &vm, pio: Bus::default(), mmio: Bus::default(), virtio: 0 };
         let ioapic = Arc::new(Mutex::new(IoApic::new(vm.clone())));
         board.mmio.insert(layout::IOAPIC, layout::IOAPIC_SIZE, ioapic)?;
-        let button = board.platform(links, &io, &slot)?;
-        for device in virtio_devices(links, &io, &slot)? {
+        let input = match config.console_device {
+            ConsoleDevice::Serial => None,
+            ConsoleDevice::Virtio => Some(Input::new().map_err(resource("the console"))?),
+        };
+        let input = input.map(|input| Arc::new(Mutex::new(input)));
+        let button = board.platform(links, &io, &slot, input.clone())?;
+        for device in virtio_devices(links, &io, &slot, input)? {
             board.virtio(device, &ram)?;
         }
         acpi::write(&ram, &Platform { cpus: config.cpus, virtio: board.virtio })?;
@@ -304,11 +313,13 @@ impl Machine {
     }
 }
 
-/// The virtio devices: those of every machine, then the disks, then the network interfaces.
+/// The virtio devices: those of every machine, then the console that reads `input`, the disks, and the
+/// network interfaces.
 fn virtio_devices(
     links: &Links,
     io: &IoThread,
     outcome: &OutcomeSlot,
+    input: Option<Arc<Mutex<Input>>>,
 ) -> Result<Vec<Box<dyn VirtioDevice>>, MachineError> {
     let programs = links.vsock_listener.as_ref().map(UnixListener::try_clone).transpose();
     let agents =
@@ -328,6 +339,10 @@ fn virtio_devices(
         Box::new(Balloon::new(links.balloon.clone(), io.handle())),
     ];
     let mut devices = Vec::from(of_every_machine);
+    if let Some(input) = input {
+        let (output, size) = (links.console.output().clone(), links.console.terminal_size());
+        devices.push(Box::new(VirtioConsole::new(input, output, size, io.handle())));
+    }
     for drive in &links.drives {
         devices.push(Box::new(Block::new(drive.clone(), outcome.clone())));
     }
@@ -358,20 +373,25 @@ impl Board<'_> {
         self.pio.insert(base.into(), length, device)
     }
 
-    /// Puts on what every PC has.
+    /// Puts on what every PC has. What is typed goes to the serial port, unless there is an `input`.
     fn platform(
         &mut self,
         links: &Links,
         io: &IoThread,
         outcome: &OutcomeSlot,
+        input: Option<Arc<Mutex<Input>>>,
     ) -> Result<PowerButton, MachineError> {
         let output = links.console.output().clone();
         let line = self.line(layout::SERIAL_GSI)?;
         let serial = Serial::new(line, output.clone()).map_err(resource("the serial port"))?;
         let serial = Arc::new(Mutex::new(serial));
         self.port(layout::SERIAL, serial::PORTS, serial.clone())?;
+        let port: SharedPort = match input {
+            Some(input) => input,
+            None => serial,
+        };
         io.handle()
-            .add(links.console.connect(serial, outcome.clone()))
+            .add(links.console.connect(port, outcome.clone()))
             .map_err(resource("the console"))?;
 
         let i8042 = I8042::new(outcome.clone());

@@ -630,7 +630,7 @@ impl Inner {
     /// The disk with what is brought along for the guest, if there is to be one.
     fn kit(&self) -> Result<Option<File>, KitError> {
         let config = &self.config;
-        let room = config.disks.len() + config.nets.len() < DEVICES_MAX;
+        let room = config.devices() < DEVICES_MAX;
         let kit = Kit::pack(&config.integration, room)?;
         let state = kit.state();
         self.integration.set_kit(state.clone());

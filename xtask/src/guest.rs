@@ -45,7 +45,7 @@ const FLAVOURS: [Flavour; 3] = [
 ];
 
 /// Modules in the order in which they are loaded: each after those that it needs.
-const MODULES: [&str; 10] = [
+const MODULES: [&str; 11] = [
     "virtio_ring",
     "virtio",
     "virtio_mmio",
@@ -54,6 +54,7 @@ const MODULES: [&str; 10] = [
     "vmw_vsock_virtio_transport",
     "virtio-rng",
     "virtio_balloon",
+    "virtio_console",
     "pvpanic",
     "pvpanic-mmio",
 ];

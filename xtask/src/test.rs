@@ -12,9 +12,10 @@ use std::process::Command;
 use std::time::Duration;
 
 /// The test programs that boot stock kernels.
-pub(crate) const BOOTING: [&str; 9] = [
+pub(crate) const BOOTING: [&str; 10] = [
     "lab_balloon",
     "lab_boot",
+    "lab_console",
     "lab_disk",
     "lab_kit",
     "lab_logoff",

@@ -10,6 +10,7 @@
 //! cpus = 2
 //! kernel_entry = "unpacked"       # or "bzimage"
 //! console = "none"                # or "file=PATH"
+//! console_device = "serial"       # or "virtio"
 //! notes = "the web server"
 //! oem_strings = ["io.systemd.credential:motd=hello"]
 //!
@@ -39,8 +40,8 @@ use super::id::MachineId;
 use super::nets::{self, NET};
 use super::reader::{self, Known, Section, integer};
 use crate::config::{
-    Components, Console, Disk, KernelEntry, MEMORY_DEFAULT, MEMORY_MIN, MachineConfig, Net,
-    check_name, parse_size,
+    Components, Console, ConsoleDevice, Disk, KernelEntry, MEMORY_DEFAULT, MEMORY_MIN,
+    MachineConfig, Net, check_name, parse_size,
 };
 use crate::memory::PAGE_SIZE;
 use crate::x86::layout::CMDLINE_MAX;
@@ -63,6 +64,7 @@ static TOP: Known = Known {
         "cpus",
         "kernel_entry",
         "console",
+        "console_device",
         "notes",
         "oem_strings",
         "disk",
@@ -99,8 +101,10 @@ pub struct Definition {
     pub cpus: u8,
     /// The entry of a bzImage.
     pub kernel_entry: KernelEntry,
-    /// The file that the serial output goes to.
+    /// The file that the console's output goes to.
     pub console: Option<PathBuf>,
+    /// The device that the console is on in the guest.
+    pub console_device: ConsoleDevice,
     /// Whatever its owner wants to remember.
     pub notes: String,
     /// Words for the guest's programs, in its SMBIOS tables: see [`MachineConfig::oem_strings`].
@@ -150,6 +154,7 @@ impl Definition {
             cpus: 1,
             kernel_entry: KernelEntry::default(),
             console: None,
+            console_device: ConsoleDevice::default(),
             notes: String::new(),
             oem_strings: Vec::new(),
             disks: Vec::new(),
@@ -189,6 +194,11 @@ impl Definition {
                 .get("kernel_entry", r#""unpacked" or "bzimage""#, kernel_entry)?
                 .unwrap_or_default(),
             console: top.get("console", r#""none" or "file=PATH""#, console)?.flatten(),
+            console_device: top
+                .get("console_device", r#""serial" or "virtio""#, |value| {
+                    value.as_str()?.parse().ok()
+                })?
+                .unwrap_or_default(),
             notes: top.get("notes", "text", text_of)?.unwrap_or_default(),
             oem_strings: top.list("oem_strings", OEM_STRING, oem_string)?,
             disks: disks::read(&disks, file)?,
@@ -230,6 +240,7 @@ impl Definition {
                 Some(Some(path)) => format!("file={path}"),
                 Some(None) => return Err(unwritable("the console's path is not UTF-8")),
             },
+            console_device: self.console_device.name(),
             notes: &self.notes,
             oem_strings: &self.oem_strings,
             disk: self.disks.iter().map(disks::Written::from).collect(),
@@ -260,6 +271,7 @@ impl Definition {
             uuid: self.id.map(MachineId::to_bytes),
             oem_strings: self.oem_strings.clone(),
             console: self.console.as_ref().map_or(Console::None, |path| Console::File(at(path))),
+            console_device: self.console_device,
             kernel_entry: self.kernel_entry,
             integration: match self.integration.components {
                 true => Components::Auto,
@@ -284,6 +296,7 @@ struct File<'a> {
     cpus: u8,
     kernel_entry: &'a str,
     console: String,
+    console_device: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     notes: &'a str,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]

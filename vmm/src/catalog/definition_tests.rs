@@ -1,7 +1,9 @@
 //! Definitions: what is read, what is written, and what is said of what is wrong.
 
 use super::{AccessList, Definition, Fault, MachineId, Principal};
-use crate::config::{Components, Console, DISKS_MAX, Disk, DiskFormat, KernelEntry, check_disks};
+use crate::config::{
+    Components, Console, ConsoleDevice, DISKS_MAX, Disk, DiskFormat, KernelEntry, check_disks,
+};
 use proptest::prelude::*;
 use protocol::HResult;
 use std::path::Path;
@@ -18,6 +20,7 @@ memory = "1G"
 cpus = 2
 kernel_entry = "bzimage"
 console = "file=log/serial.txt"
+console_device = "virtio"
 notes = """
 Two lines,
 and "quotes"."""
@@ -66,6 +69,7 @@ fn every_key_is_read() {
         cpus: 2,
         kernel_entry: KernelEntry::Bzimage,
         console: Some("log/serial.txt".into()),
+        console_device: ConsoleDevice::Virtio,
         oem_strings: vec!["io.systemd.credential:motd=hello".into(), "two".into()],
         notes: "Two lines,\nand \"quotes\".".into(),
         disks: vec![
@@ -107,6 +111,7 @@ fn paths_are_relative_to_the_directory_of_the_definition() {
     assert_eq!((config.name.as_str(), config.cpus, config.memory), ("Web", 2, 1 << 30));
     assert_eq!(config.kernel_entry, KernelEntry::Bzimage);
     assert_eq!(config.integration, Components::Off);
+    assert_eq!(config.console_device, ConsoleDevice::Virtio);
 }
 
 /// A definition's lines after the name, and what is said of them after the file.
@@ -129,7 +134,7 @@ const FAULTS: &[(&str, &str)] = &[
     ),
     (
         "zzz = 1\naaaaaaa = 1",
-        r#":2: unknown key "zzz"; known here: name, id, kernel, initrd, append, memory, cpus, kernel_entry, console, notes, oem_strings, disk, net, access, integration"#,
+        r#":2: unknown key "zzz"; known here: name, id, kernel, initrd, append, memory, cpus, kernel_entry, console, console_device, notes, oem_strings, disk, net, access, integration"#,
     ),
     ("", r#": no "kernel"; expected the path of a file"#),
     // Disks.
@@ -211,6 +216,10 @@ const FAULTS: &[(&str, &str)] = &[
     (
         "kernel = 'k'\nkernel_entry = 'elf'",
         r#":3: "kernel_entry": expected "unpacked" or "bzimage", found the text "elf""#,
+    ),
+    (
+        "kernel = 'k'\nconsole_device = 'hvc0'",
+        r#":3: "console_device": expected "serial" or "virtio", found the text "hvc0""#,
     ),
     (
         "kernel = 'k'\nconsole = 'stdio'",
@@ -402,7 +411,8 @@ fn what_is_written_is_what_people_would_write() {
     definition.memory = 1536 << 20;
     let text = definition.to_toml().unwrap();
     let expected = "name = \"web\"\nkernel = \"/boot/vmlinuz\"\nmemory = \"1536M\"\ncpus = 1\n\
-        kernel_entry = \"unpacked\"\nconsole = \"none\"\n\n[integration]\nhost_time_sync = true\n\
+        kernel_entry = \"unpacked\"\nconsole = \"none\"\n\
+        console_device = \"serial\"\n\n[integration]\nhost_time_sync = true\n\
         components = \"auto\"\n";
     assert_eq!(text, expected);
     let whole = parse(WHOLE).unwrap();
@@ -441,6 +451,7 @@ prop_compose! {
         paths in ["[^\0]{1,40}", "[^\0]{1,40}", "[^\0]{1,40}"],
         initrd in any::<bool>(),
         console in any::<bool>(),
+        virtio in any::<bool>(),
         append in r"\P{Cc}{0,100}",
         notes in any::<String>(),
         pages in 4096..1_u64 << 48,
@@ -461,6 +472,7 @@ prop_compose! {
             cpus,
             kernel_entry: if bzimage { KernelEntry::Bzimage } else { KernelEntry::Unpacked },
             console: console.then(|| console_path.into()),
+            console_device: if virtio { ConsoleDevice::Virtio } else { ConsoleDevice::Serial },
             notes,
             disks,
             access: AccessList { read, execute },
@@ -498,7 +510,7 @@ proptest! {
 
     #[test]
     fn no_value_makes_the_reader_panic(
-        key in "name|id|kernel|initrd|append|memory|cpus|kernel_entry|console|notes|access|integration|access.read",
+        key in "name|id|kernel|initrd|append|memory|cpus|kernel_entry|console|console_device|notes|access|integration|access.read",
         value in "-?[0-9]{1,40}|0x[0-9a-f]{1,40}|\"[a-z0-9=@ MGTK-]{0,40}\"|\\[\\]|\\{\\}|\\[\"\\PC{0,5}\"\\]|true|-?[0-9]\\.[0-9]e[0-9]{1,4}|inf|nan",
     ) {
         let _ = parse(&format!("{key} = {value}\n{}", WHOLE.lines().nth(1).unwrap()));

@@ -5,7 +5,7 @@
 //! that nobody waits for them; the guest never does.
 
 use crate::console::ConsoleOutput;
-use crate::devices::serial::{InputRoom, SharedSerial};
+use crate::console::port::{InputRoom, SharedPort};
 use crate::io::{Registry, Source};
 use rustix::net::{SendFlags, send};
 use std::collections::{BTreeMap, VecDeque};
@@ -86,11 +86,11 @@ impl ConsoleHub {
         Ok(())
     }
 
-    /// The console of one boot, to be served on the `io` thread: it types into `serial`.
-    pub(super) fn connect(&self, output: ConsoleOutput, serial: SharedSerial) -> Box<dyn Source> {
-        let room = serial.lock().unwrap_or_else(PoisonError::into_inner).input_room();
+    /// The console of one boot, to be served on the `io` thread: it types into `port`.
+    pub(super) fn connect(&self, output: ConsoleOutput, port: SharedPort) -> Box<dyn Source> {
+        let room = port.lock().unwrap_or_else(PoisonError::into_inner).input_room();
         let people = BTreeMap::new();
-        Box::new(Connected { hub: self.clone(), output, serial, room, people, next: FIRST })
+        Box::new(Connected { hub: self.clone(), output, port, room, people, next: FIRST })
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
@@ -108,7 +108,7 @@ const FIRST: u32 = 3;
 struct Connected {
     hub: ConsoleHub,
     output: ConsoleOutput,
-    serial: SharedSerial,
+    port: SharedPort,
     room: InputRoom,
     people: BTreeMap<u32, Attached>,
     next: u32,
@@ -179,7 +179,7 @@ impl Connected {
     fn listen(&mut self, token: u32, registry: &mut Registry<'_>) {
         let Some(person) = self.people.get_mut(&token) else { return };
         let mut keys = [0; 64];
-        let room = free_room(&self.serial, &self.room).min(keys.len());
+        let room = free_room(&self.port, &self.room).min(keys.len());
         if room == 0 {
             person.held_up = true;
             // It is still shown what is printed.
@@ -187,7 +187,7 @@ impl Connected {
         }
         match person.stream.read(&mut keys[..room]) {
             Ok(0) => self.detach(token, registry),
-            Ok(count) => type_keys(&self.serial, &keys[..count]),
+            Ok(count) => type_keys(&self.port, &keys[..count]),
             Err(error)
                 if matches!(
                     error.kind(),
@@ -202,23 +202,23 @@ impl Connected {
         let Some(person) = self.people.get_mut(&token) else { return };
         person.held_up = false;
         while !person.typed.is_empty() && !person.held_up {
-            let room = free_room(&self.serial, &self.room).min(person.typed.len());
+            let room = free_room(&self.port, &self.room).min(person.typed.len());
             let keys: Vec<u8> = person.typed.drain(..room).collect();
             person.held_up = keys.is_empty();
-            type_keys(&self.serial, &keys);
+            type_keys(&self.port, &keys);
         }
     }
 }
 
 /// Types `keys`, for which the port has room. One that its guest tests in loop mode takes nothing
 /// all the same: then they are lost, as they would be on the wire.
-pub(super) fn type_keys(serial: &SharedSerial, keys: &[u8]) {
-    serial.lock().unwrap_or_else(PoisonError::into_inner).receive(keys);
+pub(super) fn type_keys(port: &SharedPort, keys: &[u8]) {
+    port.lock().unwrap_or_else(PoisonError::into_inner).receive(keys);
 }
 
 /// Bytes that the port takes; if it takes none, it has been asked to say when it does again.
-pub(super) fn free_room(serial: &SharedSerial, room: &InputRoom) -> usize {
-    let free = || serial.lock().unwrap_or_else(PoisonError::into_inner).room();
+pub(super) fn free_room(port: &SharedPort, room: &InputRoom) -> usize {
+    let free = || port.lock().unwrap_or_else(PoisonError::into_inner).room();
     match free() {
         0 => {
             room.want();

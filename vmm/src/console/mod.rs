@@ -1,4 +1,4 @@
-//! The host's end of the serial console: what the guest prints, and what is typed to it.
+//! The host's end of the guest's console: what it prints, and what is typed to it.
 //!
 //! Whoever reads the console may stop reading: a pager, a stopped terminal, a full pipe. The guest
 //! must not stand still for that, or its agent would fall silent and nobody could be logged off.
@@ -10,15 +10,16 @@
 
 pub mod hub;
 pub mod output;
+pub mod port;
 mod sink;
 
 use crate::config::Console;
-use crate::devices::serial::{InputRoom, SharedSerial};
 use crate::error::code_of;
 use crate::io::{Registry, Source};
 use crate::outcome::{Outcome, OutcomeSlot};
 use hub::{ConsoleHub, free_room, type_keys};
 pub use output::ConsoleOutput;
+use port::{InputRoom, SharedPort};
 use protocol::HResult;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
@@ -68,6 +69,15 @@ impl ConsoleError {
     }
 }
 
+/// How many characters a terminal has room for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TerminalSize {
+    /// In a line.
+    pub columns: u16,
+    /// Lines.
+    pub rows: u16,
+}
+
 /// Where the console's output goes and its input comes from; it outlives the guest's reboots.
 pub struct HostConsole {
     output: ConsoleOutput,
@@ -103,10 +113,20 @@ impl HostConsole {
         Ok(Self { output, sink, keys, terminal, hub })
     }
 
-    /// What the serial port prints into.
+    /// What the guest's ports print into.
     #[must_use]
     pub fn output(&self) -> &ConsoleOutput {
         &self.output
+    }
+
+    /// How large the terminal is on which the console is, where it is on one.
+    #[must_use]
+    pub fn terminal_size(&self) -> Option<TerminalSize> {
+        let terminal = self.keys.as_ref().filter(|_| self.terminal)?;
+        let size = rustix::termios::tcgetwinsize(terminal).ok()?;
+        // Terminals that do not know say zero.
+        let size = TerminalSize { columns: size.ws_col, rows: size.ws_row };
+        (size.columns > 0 && size.rows > 0).then_some(size)
     }
 
     /// Where people attach to the console, if they can.
@@ -115,14 +135,14 @@ impl HostConsole {
         self.hub.as_ref()
     }
 
-    /// The console of one boot, to be served on the `io` thread: it types into `serial`, and turns
+    /// The console of one boot, to be served on the `io` thread: it types into `port`, and turns
     /// the machine off through `outcome`.
     #[must_use]
-    pub fn connect(&self, serial: SharedSerial, outcome: OutcomeSlot) -> Box<dyn Source> {
+    pub fn connect(&self, port: SharedPort, outcome: OutcomeSlot) -> Box<dyn Source> {
         if let Some(hub) = &self.hub {
-            return hub.connect(self.output.clone(), serial);
+            return hub.connect(self.output.clone(), port);
         }
-        let room = serial.lock().unwrap_or_else(PoisonError::into_inner).input_room();
+        let room = port.lock().unwrap_or_else(PoisonError::into_inner).input_room();
         Box::new(Connected {
             output: self.output.clone(),
             sink: self.sink.clone().filter(|sink| !sink.is_lost()),
@@ -132,7 +152,7 @@ impl HostConsole {
             terminal: self.terminal,
             escaped: false,
             waiting: VecDeque::new(),
-            serial,
+            port,
             room,
             outcome,
         })
@@ -159,7 +179,7 @@ struct Connected {
     escaped: bool,
     /// Typed, and not taken by the port yet.
     waiting: VecDeque<u8>,
-    serial: SharedSerial,
+    port: SharedPort,
     room: InputRoom,
     outcome: OutcomeSlot,
 }
@@ -235,7 +255,7 @@ impl Connected {
         let mut bytes = [0; 64];
         let most = match self.terminal {
             true => bytes.len(),
-            false => free_room(&self.serial, &self.room).min(bytes.len()),
+            false => free_room(&self.port, &self.room).min(bytes.len()),
         };
         if most == 0 {
             registry.forget(keys.as_ref());
@@ -275,13 +295,13 @@ impl Connected {
     /// Types as much of what waits as the port has room for.
     fn type_keys(&mut self) {
         while !self.waiting.is_empty() {
-            let room = free_room(&self.serial, &self.room);
+            let room = free_room(&self.port, &self.room);
             if room == 0 {
                 return;
             }
             let count = room.min(self.waiting.len());
             let keys: Vec<u8> = self.waiting.drain(..count).collect();
-            type_keys(&self.serial, &keys);
+            type_keys(&self.port, &keys);
         }
     }
 

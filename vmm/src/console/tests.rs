@@ -17,7 +17,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// A console, and the other ends of what it is connected to.
 struct Bench {
     console: HostConsole,
-    serial: SharedSerial,
+    serial: Arc<Mutex<Serial>>,
     outcome: Receiver<Outcome>,
     calls: Arc<AtomicU32>,
     io: IoThread,

@@ -2,13 +2,11 @@
 
 use crate::bus::BusDevice;
 use crate::console::ConsoleOutput;
+use crate::console::port::{InputRoom, Port};
 use crate::irq::IrqLine;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use vm_superio::Trigger;
 use vm_superio::serial::SerialEvents;
-use vmm_sys_util::eventfd::EventFd;
 
 /// Ports, from 0x3f8.
 pub const PORTS: u64 = 8;
@@ -24,41 +22,13 @@ impl Trigger for Line {
     }
 }
 
-/// Tells whoever has more input that the port has room for it again.
-#[derive(Clone)]
-pub struct InputRoom {
-    wanted: Arc<AtomicBool>,
-    event: Arc<EventFd>,
-}
-
-impl InputRoom {
-    fn new() -> io::Result<Self> {
-        let event = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
-        Ok(Self { wanted: Arc::default(), event: Arc::new(event) })
-    }
-
-    /// Asks for the [event](Self::event) when the port is empty again.
-    pub fn want(&self) {
-        self.wanted.store(true, Ordering::Release);
-    }
-
-    /// Becomes readable when there is room that somebody wanted.
-    #[must_use]
-    pub fn event(&self) -> &Arc<EventFd> {
-        &self.event
-    }
-}
-
 impl SerialEvents for InputRoom {
     fn buffer_read(&self) {}
     fn out_byte(&self) {}
     fn tx_lost_byte(&self) {}
 
     fn in_buffer_empty(&self) {
-        if self.wanted.swap(false, Ordering::AcqRel) {
-            // The counter cannot be full: it is written once for each time that it was wanted.
-            let _ = self.event.write(1);
-        }
+        self.is_there();
     }
 }
 
@@ -66,9 +36,6 @@ impl SerialEvents for InputRoom {
 pub struct Serial {
     chip: vm_superio::Serial<Line, InputRoom, ConsoleOutput>,
 }
-
-/// The port as the bus and the console's input hold it.
-pub type SharedSerial = Arc<Mutex<Serial>>;
 
 impl Serial {
     /// A port that interrupts through `line` and prints to `output`.
@@ -79,23 +46,20 @@ impl Serial {
         let room = InputRoom::new()?;
         Ok(Self { chip: vm_superio::Serial::with_events(Line(line), room, output) })
     }
+}
 
-    /// Tells when there is room for input again.
-    #[must_use]
-    pub fn input_room(&self) -> InputRoom {
-        self.chip.events().clone()
-    }
-
-    /// Bytes of input that the port has room for.
-    #[must_use]
-    pub fn room(&self) -> usize {
+impl Port for Serial {
+    fn room(&self) -> usize {
         self.chip.fifo_capacity()
     }
 
-    /// Gives the guest as much of `bytes` as there is [room](Self::room) for, and says how much.
-    pub fn receive(&mut self, bytes: &[u8]) -> usize {
+    fn receive(&mut self, bytes: &[u8]) -> usize {
         // A full port, or one whose guest tests it in loop mode, takes nothing.
         self.chip.enqueue_raw_bytes(bytes).unwrap_or(0)
+    }
+
+    fn input_room(&self) -> InputRoom {
+        self.chip.events().clone()
     }
 }
 

@@ -26,6 +26,7 @@ pub(crate) fn create(args: CreateArgs, format: Format) -> Outcome {
             Console::File(path) => Some(absolute(path)?),
             _ => None,
         },
+        console_device: hardware.console_device,
         notes: args.notes,
         access: AccessList { read: args.read, execute: args.execute },
         integration: Integration {

@@ -137,6 +137,7 @@ fn launch(args: RunArgs, readiness: &Readiness) -> Result<(Host, Task), Failure>
         nets: hardware.nets,
         console: args.console,
         oem_strings: hardware.oem_strings,
+        console_device: hardware.console_device,
         kernel_entry: hardware.kernel_entry.into(),
         integration: hardware.integration.into(),
         ..MachineConfig::new(name, kernel)

@@ -262,6 +262,7 @@ fn made_of(definition: &Definition) -> Vec<(&'static str, Value)> {
         ("networks", json!(nets(definition).map(net).collect::<Vec<_>>())),
         ("oem_strings", json!(definition.oem_strings)),
         ("console", json!(definition.console)),
+        ("console_device", json!(definition.console_device.name())),
         ("notes", json!(definition.notes)),
         ("read", json!(who(&definition.access.read))),
         ("execute", json!(who(&definition.access.execute))),

@@ -5,7 +5,7 @@ use super::values::{parse_console, parse_console_file};
 use clap::{ArgGroup, Args, ValueEnum};
 use std::path::PathBuf;
 use vmm::catalog::Principal;
-use vmm::config::{Components, Console, Disk, KernelEntry, Net, parse_size};
+use vmm::config::{Components, Console, ConsoleDevice, Disk, KernelEntry, Net, parse_size};
 
 #[derive(Args)]
 #[command(after_help = "\
@@ -26,7 +26,7 @@ pub(crate) struct RunArgs {
     pub(crate) kernel: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) hardware: HardwareArgs,
-    /// The serial console, if no definition has a file for it: stdio, none, attach or file=PATH.
+    /// The console, if no definition has a file for it: stdio, none, attach or file=PATH.
     #[arg(long, value_name = "WHERE", default_value = "stdio", value_parser = parse_console)]
     pub(crate) console: Console,
     /// As `vmm start` runs it: see `readiness.rs`.
@@ -63,6 +63,10 @@ pub(crate) struct HardwareArgs {
     /// Words for the guest's programs, in its SMBIOS tables of type 11; can be given again.
     #[arg(long = "oem-string", value_name = "STRING", requires = "kernel")]
     pub(crate) oem_strings: Vec<String>,
+    /// What the guest has its console on: serial, or virtio, which is faster, but comes only with its
+    /// driver.
+    #[arg(long, value_name = "DEVICE", default_value = "serial", requires = "kernel")]
+    pub(crate) console_device: ConsoleDevice,
     /// Who unpacks a bzImage: the monitor, or the guest, which then chooses its own address.
     #[arg(long, value_enum, default_value_t = EntryArg::Unpacked, requires = "kernel")]
     pub(crate) kernel_entry: EntryArg,
@@ -123,7 +127,7 @@ pub(crate) struct CreateArgs {
     pub(crate) kernel: PathBuf,
     #[command(flatten)]
     pub(crate) hardware: HardwareArgs,
-    /// The serial console: attach, for `vmm console`, or file=PATH.
+    /// The console: attach, for `vmm console`, or file=PATH.
     #[arg(long, value_name = "WHERE", default_value = "attach", value_parser = parse_console_file)]
     pub(crate) console: Console,
     /// Whatever you want to remember.
