@@ -145,7 +145,7 @@ Examples:
   vmm restart web
   vmm restart web --forced --no-wait")]
     Restart(PowerArgs),
-    /// Look at what a machine brings along for its guest, and have it installed.
+    /// Show and install what a machine brings along for its guest.
     Integration {
         #[command(subcommand)]
         verb: IntegrationVerb,
