@@ -293,8 +293,10 @@ impl Backend for Logind {
             if !manager.is_closing(id)? {
                 return manager.terminate_session(id);
             }
-            for signal in [Signal::TERM, Signal::HUP, Signal::CONT] {
-                manager.kill_session(id, signal.as_raw())?;
+            manager.kill_session(id, Signal::TERM.as_raw())?;
+            for signal in [Signal::HUP, Signal::CONT] {
+                // The first may have done it, and the session is gone.
+                let _ = manager.kill_session(id, signal.as_raw());
             }
             Ok(())
         });
