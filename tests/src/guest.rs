@@ -55,8 +55,42 @@ impl Flavour {
     }
 
     fn file(self, name: &str) -> PathBuf {
-        let guests = std::env::var_os("VMM_GUESTS")
-            .expect("VMM_GUESTS names the folder of the guests; `cargo xtask test` sets it");
-        PathBuf::from(guests).join(self.name()).join(name)
+        file(self.name(), name)
     }
+}
+
+/// A guest with a whole Debian on its disk: its own kernel, initrd and init, and users who log on as
+/// people do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Debian {
+    /// Debian 12 with systemd: logind, and records in utmp.
+    Twelve,
+    /// Debian 13 with systemd: logind, which lists managers, too; no utmp.
+    Thirteen,
+    /// Debian 12 with sysvinit and elogind.
+    Sysvinit,
+}
+
+impl Debian {
+    /// The guest's folder in `VMM_GUESTS`, and what its machine is called.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Twelve => "debian12",
+            Self::Thirteen => "debian13",
+            Self::Sysvinit => "sysvinit",
+        }
+    }
+
+    /// The file `name`: `vmlinuz`, `initrd`, or `disk`.
+    #[must_use]
+    pub fn file(self, name: &str) -> PathBuf {
+        file(self.name(), name)
+    }
+}
+
+fn file(guest: &str, name: &str) -> PathBuf {
+    let guests = std::env::var_os("VMM_GUESTS")
+        .expect("VMM_GUESTS names the folder of the guests; `cargo xtask test` sets it");
+    PathBuf::from(guests).join(guest).join(name)
 }

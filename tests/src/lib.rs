@@ -15,7 +15,9 @@ mod guest;
 mod machine;
 pub mod micro;
 pub mod relay;
+pub mod scenes;
+pub mod stage;
 
 pub use console::Console;
-pub use guest::Flavour;
+pub use guest::{Debian, Flavour};
 pub use machine::{Answer, Machine, Recipe, runtime_dir, vmm, vmm_bin};

@@ -89,6 +89,8 @@ pub struct Recipe {
     pub kernel: PathBuf,
     /// The user space.
     pub initrd: PathBuf,
+    /// RAM, as `--memory` takes it.
+    pub memory: &'static str,
     /// Virtual processors.
     pub cpus: u8,
     /// Words for the kernel command line.
@@ -108,6 +110,7 @@ impl Recipe {
             name: name.into(),
             kernel: flavour.kernel(),
             initrd: flavour.initrd(),
+            memory: "256M",
             cpus: 1,
             append: format!("quiet logins={logins}"),
             disks: Vec::new(),
@@ -142,7 +145,7 @@ impl Machine {
     pub fn start(recipe: &Recipe) -> Self {
         let mut command = Command::new(vmm_bin());
         command
-            .args(["run", &recipe.name, "--memory", "256M"])
+            .args(["run", &recipe.name, "--memory", recipe.memory])
             .arg("--kernel")
             .arg(&recipe.kernel)
             .arg("--initrd")

@@ -161,6 +161,46 @@ fn a_reboot_during_the_grace_ends_the_task_with_a_text() {
 }
 
 #[test]
+fn a_reset_during_the_grace_ends_the_task_with_a_text() {
+    let machine = machine_with_stubborn_bob("reset");
+    let call = logoff_in_background(&machine, "50s");
+    assert_eq!(machine.vmm(&["reset"], &[]).code, Some(0));
+    let answer = call.join().expect("the call returns");
+    let document = ended(&answer, 1, "UnexpectedError", "0x80020009");
+    let text = document["task"]["error_description"].as_str().unwrap_or_default();
+    assert!(text.contains("reboot"), "{text}");
+}
+
+#[test]
+fn an_autologin_that_comes_straight_back_is_left_alone() {
+    let mut machine = machine("back", "none");
+    machine.console.run(
+        "(setsid sh -c 'while :; do /sbin/agetty --noclear --autologin alice tty3 linux; done' \
+         < /dev/null > /dev/null 2>&1 &)",
+    );
+    machine.wait_for_who(1);
+    let first = machine.console.run("pidof login");
+    let document = ended(&machine.logoff(&[]), 0, "Success", "0x00000000");
+    assert_eq!(outcome(&document, "alice"), "terminated", "{document}");
+    machine.wait_for_who(1);
+    assert_ne!(machine.console.run("pidof login"), first, "another login came");
+}
+
+#[test]
+fn a_user_who_logs_in_during_the_work_is_left_alone() {
+    let mut machine = machine_with_stubborn_bob("meanwhile");
+    let call = logoff_in_background(&machine, "15s");
+    machine.console.run("login-on tty4 alice");
+    machine.wait_for_who(2);
+    let document = ended(&call.join().expect("the call returns"), 0, "Success", "0x00000000");
+    assert_eq!(outcome(&document, "bob"), "killed", "{document}");
+    let relogins = document["report"]["relogins"].as_array().expect("a list");
+    assert!(relogins.iter().any(|one| one["user"] == "alice"), "{document}");
+    let who = machine.who();
+    assert!(who.len() == 1 && who[0].starts_with("alice"), "{who:?}");
+}
+
+#[test]
 fn a_machine_that_ends_during_the_grace_ends_the_task_as_not_running() {
     let machine = machine_with_stubborn_bob("unplugged");
     let call = logoff_in_background(&machine, "50s");

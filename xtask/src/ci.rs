@@ -16,7 +16,7 @@ pub(crate) fn ci() -> Outcome {
     let embedded = ["clippy", "-p", "vmm", "--lib", "--no-default-features"];
     run(cargo().args(embedded).args(strict).current_dir(root()))?;
     // These are no tests of `cargo test`, and so no targets of all.
-    let booting = BOOTING.into_iter().flat_map(|name| ["--test", name]);
+    let booting = BOOTING.iter().flat_map(|name| ["--test", name]);
     run(cargo().args(["clippy", "-p", "tests"]).args(booting).args(strict).current_dir(root()))?;
     run(cargo()
         .args(["doc", "--workspace", "--no-deps"])

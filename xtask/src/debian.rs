@@ -23,7 +23,7 @@ pub(crate) enum Suite {
 }
 
 impl Suite {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Bookworm => "bookworm",
             Self::Trixie => "trixie",
@@ -57,10 +57,16 @@ pub(crate) fn closure(suite: Suite, names: &[&str]) -> Result<Vec<Package>> {
     fetch(suite, &folder, names, "")
 }
 
+/// The line of apt's sources that `suite` comes from.
+pub(crate) fn source(suite: Suite) -> Result<String> {
+    let apt = Apt::new(suite)?;
+    Ok(fs::read_to_string(apt.root.join("sources.list"))?.trim().to_owned())
+}
+
 /// Fetches into `folder` and unpacks those of `names` and of what they depend on whose files begin
 /// with `prefix`.
 fn fetch(suite: Suite, folder: &Path, names: &[&str], prefix: &str) -> Result<Vec<Package>> {
-    let _lock = lock()?;
+    let _lock = lock("lock")?;
     let list = folder.join("packages");
     let known = list.is_file();
     if !is_fresh(&list) {
@@ -76,9 +82,9 @@ fn fetch(suite: Suite, folder: &Path, names: &[&str], prefix: &str) -> Result<Ve
     Ok(text.lines().map(package).collect())
 }
 
-/// One at a time: several runs share the cache.
-fn lock() -> Result<File> {
-    let path = cache()?.join("lock");
+/// One at a time: several runs share the cache. The lock is the file `name` in it.
+pub(crate) fn lock(name: &str) -> Result<File> {
+    let path = cache()?.join(name);
     let lock = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
     if lock.try_lock().is_err() {
         say("waiting for another run that gets packages");

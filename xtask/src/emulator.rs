@@ -14,7 +14,7 @@
 //!   in RFLAGS. Kernels use it in every allocation, or a short critical section where the processor
 //!   has none: it has none.
 
-use crate::job::Printed;
+use crate::job::Job;
 use crate::run::say;
 use crate::tools::QEMU;
 use anyhow::{Context, Result, bail};
@@ -37,6 +37,9 @@ const PROD: Duration = Duration::from_millis(100);
 /// What the lab says when it is up, and before the command's exit code.
 const UP: &str = "up";
 const EXIT: &str = "exit ";
+/// How instructions are emulated: quickly, or each of them taking a nanosecond of the lab's time.
+const QUICK: &[&str] = &["-accel", "tcg,thread=multi"];
+const COUNTED: &[&str] = &["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"];
 /// The exit code of a command that took too long, as `timeout` has it.
 const TIMED_OUT: u8 = 124;
 
@@ -56,13 +59,9 @@ pub(crate) struct Lab {
 impl Lab {
     /// Starts it, its sockets and console in `folder`.
     ///
-    /// What the command prints goes to standard output and into `printed`.
-    pub(crate) fn start(
-        folder: &Path,
-        vmlinux: &Path,
-        initrd: &Path,
-        printed: &Printed,
-    ) -> Result<Self> {
+    /// What the command prints goes to standard output and where the job keeps it. What it writes to
+    /// disks goes into a file that is gone with the lab.
+    pub(crate) fn start(folder: &Path, vmlinux: &Path, initrd: &Path, job: &Job) -> Result<Self> {
         let listen = |name: &str| -> Result<UnixListener> {
             let path = folder.join(name);
             // Left over from the first try.
@@ -76,7 +75,8 @@ impl Lab {
         let mut command = Command::new("setpriv");
         command
             .args(["--pdeathsig", "KILL", QEMU.0])
-            .args(["-accel", "tcg,thread=multi", "-cpu", "max,cx16=off", "-smp", "1", "-m", "2048"])
+            .args(if job.counted { COUNTED } else { QUICK })
+            .args(["-cpu", "max,cx16=off", "-smp", "1", "-m", "2048"])
             .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
             .args(["-d", "cpu_reset", "-D"])
             .arg(&log)
@@ -87,6 +87,10 @@ impl Lab {
             .args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off"])
             .arg("-serial")
             .arg(format!("file:{}", console.display()));
+        for disk in &job.disks {
+            let disk = disk.display();
+            command.args(["-drive", &format!("file={disk},format=raw,if=virtio,snapshot=on")]);
+        }
         for name in ["out", "err", "news"] {
             let chardev = format!("socket,id={name},path={}", folder.join(name).display());
             command.args(["-chardev", &chardev, "-serial", &format!("chardev:{name}")]);
@@ -101,7 +105,7 @@ impl Lab {
         let mut lab = Self { process, news, port: None, copies: Vec::new(), console, log };
         let [out, err, told] = ports;
         let (out, err, told) = (lab.accept(&out?)?, lab.accept(&err?)?, lab.accept(&told?)?);
-        let printed = printed.clone();
+        let printed = job.printed.clone();
         lab.copies.push(thread::spawn(move || {
             copy(out, |bytes| {
                 printed.lock().unwrap_or_else(PoisonError::into_inner).extend(bytes);

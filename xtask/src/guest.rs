@@ -5,6 +5,7 @@ use crate::Outcome;
 use crate::archive::Archive;
 use crate::build::{self, Programs};
 use crate::debian::{Suite, digest};
+use crate::image::IMAGES;
 use crate::kernel::{Kernel, write_whole};
 use crate::run::say;
 use crate::userspace::Userspace;
@@ -79,16 +80,32 @@ pub(crate) struct Guests {
 /// Which guests.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// bookworm-cloud, bookworm or trixie-cloud; all of them if none is named.
+    /// debian12, debian13 or sysvinit (Debian on a disk); bookworm-cloud, bookworm or trixie-cloud
+    /// (a kernel with busybox), or busybox for these three; all of them if none is named.
     names: Vec<String>,
 }
 
 /// `cargo xtask guest`.
 pub(crate) fn print(args: &Args) -> Outcome {
-    let names: Vec<&str> = args.names.iter().map(String::as_str).collect();
-    let guests = make(&build::tools()?, &names)?;
-    for name in guests.names {
-        println!("{}", guests.folder.join(name).display());
+    let (mut flavours, mut images) = (Vec::new(), Vec::new());
+    for name in &args.names {
+        match IMAGES.iter().find(|image| image.name == name) {
+            Some(image) => images.push(image),
+            None if name == "busybox" => flavours.extend(FLAVOURS.map(|flavour| flavour.name)),
+            None => flavours.push(name),
+        }
+    }
+    if args.names.is_empty() {
+        images.extend(&IMAGES);
+    }
+    if args.names.is_empty() || !flavours.is_empty() {
+        let guests = make(&build::tools()?, &flavours)?;
+        for name in guests.names {
+            println!("{}", guests.folder.join(name).display());
+        }
+    }
+    for image in images {
+        println!("{}", image.get()?.display());
     }
     Ok(0)
 }
@@ -96,8 +113,9 @@ pub(crate) fn print(args: &Args) -> Outcome {
 /// Makes the guests `names`, or all, below the target folder.
 pub(crate) fn make(programs: &Programs, names: &[&str]) -> Result<Guests> {
     if let Some(name) = names.iter().find(|name| !FLAVOURS.iter().any(|one| one.name == **name)) {
-        let known = FLAVOURS.map(|flavour| flavour.name).join(", ");
-        bail!("no guest is called {name:?}: there are {known}");
+        let known = FLAVOURS.iter().map(|one| one.name).chain(IMAGES.iter().map(|one| one.name));
+        let known: Vec<&str> = known.collect();
+        bail!("no guest is called {name:?}: there are {}", known.join(", "));
     }
     let agent = build::agent()?;
     let dial = build::take(programs, "vsock-dial")?;

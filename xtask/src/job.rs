@@ -3,9 +3,12 @@
 
 use crate::build::{self, Programs};
 use crate::guest::Guests;
+use crate::image::Image;
 use crate::path::Path;
+use crate::run::run;
 use crate::{Outcome, lab};
 use anyhow::{Context, Result};
+use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::Command;
@@ -17,12 +20,19 @@ pub(crate) struct Job {
     path: Path,
     /// Files and folders for the lab: on this machine, and where they go.
     pub(crate) files: Vec<(PathBuf, String)>,
+    /// Disks for the lab: images that it may write to, which nothing is left of afterwards. The first
+    /// is its /dev/vda.
+    pub(crate) disks: Vec<PathBuf>,
+    /// Links for the lab: where they are, and what they name.
+    pub(crate) links: Vec<(String, String)>,
     /// Environment variables.
     pub(crate) environment: Vec<(String, String)>,
     /// The command and its arguments.
     pub(crate) command: Vec<String>,
     /// How long it may take in the lab.
     pub(crate) limit: Duration,
+    /// Whether the lab's time is a count of instructions; it runs slower then.
+    pub(crate) counted: bool,
     /// What it prints in the lab.
     pub(crate) printed: Printed,
 }
@@ -36,9 +46,12 @@ impl Job {
         Self {
             path,
             files: Vec::new(),
+            disks: Vec::new(),
+            links: Vec::new(),
             environment: Vec::new(),
             command: Vec::new(),
             limit,
+            counted: false,
             printed: Printed::default(),
         }
     }
@@ -62,6 +75,31 @@ impl Job {
             [("VMM_BIN", vmm), ("VMM_AGENT", agent), ("VMM_GUESTS", folder), ("VMM_PATH", path)];
         for (name, value) in variables {
             self.environment.push((name.into(), value));
+        }
+        Ok(())
+    }
+
+    /// Lets it find the guests `images` where [those](Self::give_machines) are.
+    pub(crate) fn give_images(&mut self, guests: &Guests, images: &[&Image]) -> Result<()> {
+        for image in images {
+            let made = image.get()?;
+            let [kernel, initrd, disk] = ["vmlinuz", "initrd", "disk"].map(|name| made.join(name));
+            if self.path == Path::Native {
+                let folder = guests.folder.join(image.name);
+                fs::create_dir_all(&folder)?;
+                for file in [&kernel, &initrd, &disk] {
+                    // A copy, for the guest writes to its disk.
+                    let mut copy = Command::new("cp");
+                    run(copy.args(["--sparse=always", "--reflink=auto"]).arg(file).arg(&folder))?;
+                }
+                continue;
+            }
+            let folder = format!("/guests/{}", image.name);
+            self.files.push((kernel, format!("{folder}/vmlinuz")));
+            self.files.push((initrd, format!("{folder}/initrd")));
+            let letter = (b'a'..=b'z').nth(self.disks.len()).context("too many disks")?;
+            self.links.push((format!("{folder}/disk"), format!("/dev/vd{}", char::from(letter))));
+            self.disks.push(disk);
         }
         Ok(())
     }

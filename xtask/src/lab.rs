@@ -14,7 +14,7 @@ use crate::path::Path;
 use crate::run::say;
 use crate::tools::{self, QEMU};
 use crate::userspace::{self, Userspace};
-use crate::{Outcome, build, guest};
+use crate::{Outcome, build, guest, image};
 use anyhow::{Context, Result};
 use std::ffi::OsString;
 use std::fs;
@@ -22,7 +22,19 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// Modules of the lab's kernel, in the order in which they are loaded.
-const MODULES: [&str; 5] = ["ccp", "irqbypass", "kvm", "kvm-amd", "tun"];
+const MODULES: [&str; 11] = [
+    "ccp",
+    "irqbypass",
+    "kvm",
+    "kvm-amd",
+    "tun",
+    "virtio_ring",
+    "virtio",
+    "virtio_pci_legacy_dev",
+    "virtio_pci_modern_dev",
+    "virtio_pci",
+    "virtio_blk",
+];
 /// The kernel: the one for clouds has fewer drivers to start, but no ccp, which kvm-amd needs.
 const KERNEL: &str = "linux-image-amd64";
 const INIT: &str = include_str!("../lab/init");
@@ -36,6 +48,9 @@ pub(crate) struct Args {
     /// A file or folder that the command needs; it has the same path in the lab.
     #[arg(long, visible_alias = "share")]
     file: Vec<PathBuf>,
+    /// A guest with a whole Debian (debian12, debian13, sysvinit), to be put into the lab's /guests.
+    #[arg(long, requires = "vmm")]
+    image: Vec<String>,
     /// Build vmm, the tests' programs and the guests, and put them into the lab: the programs in
     /// /bin, the guests in /guests, VMM_BIN and VMM_GUESTS set.
     #[arg(long)]
@@ -50,8 +65,11 @@ pub(crate) fn run_command(args: &Args) -> Outcome {
     let mut job = Job::new(Path::Lab, Duration::from_secs(args.timeout));
     if args.vmm {
         let mut programs = build::tools()?;
-        job.give_machines(&programs, &guest::make(&programs, &[])?)?;
-        programs.extend(build::tests(&crate::test::BOOTING)?);
+        let guests = guest::make(&programs, &[])?;
+        job.give_machines(&programs, &guests)?;
+        let images = args.image.iter().map(|name| image::find(name));
+        job.give_images(&guests, &images.collect::<Result<Vec<_>>>()?)?;
+        programs.extend(build::tests(crate::test::BOOTING)?);
         for name in programs.keys().filter(|name| *name != "vmm") {
             job.give_program(&programs, name)?;
         }
@@ -73,7 +91,7 @@ pub(crate) fn run(job: &Job) -> Outcome {
     let folder = tempfile::tempdir()?;
     let initrd = folder.path().join("initrd");
     fs::write(&initrd, archive(job, &kernel)?)?;
-    let start = || Lab::start(folder.path(), &vmlinux, &initrd, &job.printed);
+    let start = || Lab::start(folder.path(), &vmlinux, &initrd, job);
     let attempt = || start()?.follow(job.limit);
     if let Some(code) = attempt()? {
         return Ok(code);
@@ -99,6 +117,9 @@ fn archive(job: &Job, kernel: &Kernel) -> Result<Vec<u8>> {
     archive.file("command", script(job).as_bytes(), 0o644)?;
     for (file, path) in &job.files {
         archive.copy_all(file, path)?;
+    }
+    for (path, target) in &job.links {
+        archive.link(path, target)?;
     }
     archive.finish()
 }

@@ -8,6 +8,7 @@ mod debian;
 mod demo;
 mod emulator;
 mod guest;
+mod image;
 mod job;
 mod kernel;
 mod lab;

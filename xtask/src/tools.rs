@@ -12,6 +12,10 @@ pub(crate) const GLIBC: &str = "x86_64-unknown-linux-gnu";
 
 /// The lab's emulator.
 pub(crate) const QEMU: (&str, &str) = ("qemu-system-x86_64", "qemu-system-x86");
+/// Makes the guests that have a whole Debian.
+pub(crate) const MMDEBSTRAP: (&str, &str) = ("mmdebstrap", "mmdebstrap uidmap");
+/// Makes their file systems.
+pub(crate) const MKE2FS: (&str, &str) = ("mke2fs", "e2fsprogs");
 /// The judge of disk images.
 pub(crate) const QEMU_IMG: (&str, &str) = ("qemu-img", "qemu-utils");
 /// The judge of the ACPI tables.
