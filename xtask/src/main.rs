@@ -1,6 +1,7 @@
 //! `cargo xtask`: dispatches to one file a verb.
 
 mod archive;
+mod bench;
 mod build;
 mod c;
 mod ci;
@@ -42,6 +43,8 @@ enum Verb {
     C(c::Args),
     /// Make the guests that the tests boot, and say where they are.
     Guest(guest::Args),
+    /// Measure, and print a table.
+    Bench(bench::Args),
     /// Run a command in the lab: an emulated AMD host with a KVM that runs stock kernels.
     Lab(lab::Args),
 }
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Verb::Ci => ci::ci(),
         Verb::C(args) => c::make(&args),
         Verb::Guest(args) => guest::print(&args),
+        Verb::Bench(args) => bench::bench(&args),
         Verb::Lab(args) => lab::run_command(&args),
     };
     match outcome {
