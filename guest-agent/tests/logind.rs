@@ -469,6 +469,7 @@ fn a_bus_that_dies_midway_leaves_the_work_to_signals() {
     let mut logins = played!(Logins::systemd());
     let polite = login(&world, &logins, "1", 1000, POLITE);
     let stubborn = login(&world, &logins, "2", 1000, STUBBORN);
+    let job = world.run_in(&service(1000), "echo ready; exec sleep 1000");
     let mut host = host(&world, &logins);
     host.request(1, Request::Logoff(LogoffRequest { notice_ms: 1_000, ..within(500, 30_000) }));
     assert!(matches!(host.next(), AgentMessage::Accepted { sessions: 2, .. }));
@@ -478,6 +479,7 @@ fn a_bus_that_dies_midway_leaves_the_work_to_signals() {
     assert_eq!(ended.outcome(&polite), Some(Outcome::Terminated));
     assert_eq!(ended.outcome(&stubborn), Some(Outcome::Killed));
     assert_eq!(managers(&ended), [(1000, false, "logind does not answer")]);
+    assert!(lives(job), "whose manager it is nobody could be asked");
 }
 
 #[test]

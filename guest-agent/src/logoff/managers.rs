@@ -13,6 +13,9 @@ use std::time::Duration;
 
 /// Rounds of SIGKILL that a manager gets.
 const MAX_PASSES: u32 = 5;
+/// How long whoever keeps the managers may be silent, as it is for a moment when it is restarted, or
+/// when the machine was paused in the middle of an answer.
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// What is to be done about a manager now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +40,8 @@ struct Tracked {
     passes: u32,
     /// The latest look has found nobody.
     empty: bool,
+    /// How long after the commit nothing could be found out any more.
+    silent: Option<Duration>,
 }
 
 /// The managers of a logoff.
@@ -51,9 +56,9 @@ impl Managers {
     /// As they are when the sessions are counted.
     pub(super) fn new(managers: Vec<Manager>) -> Self {
         let mut all = Self::default();
-        for Manager { uid, user, keep, .. } in managers {
+        for Manager { uid, user, keep, silent, .. } in managers {
             let mut report = ManagerReport { uid, user, stopped: false, reason: String::new() };
-            if let Some(reason) = keep {
+            if let Some(reason) = keep.filter(|_| !silent) {
                 report.reason = reason;
                 all.kept.push(report);
             } else {
@@ -65,6 +70,7 @@ impl Managers {
                     killed: HashSet::new(),
                     passes: 0,
                     empty: false,
+                    silent: None,
                 });
             }
         }
@@ -112,8 +118,11 @@ impl Managers {
             one.report.stopped = true;
             return Step::Wait;
         }
+        one.silent = now.silent.then(|| one.silent.unwrap_or(elapsed));
         if let Some(reason) = now.keep {
-            one.settle(reason);
+            if one.silent.is_none_or(|since| elapsed.saturating_sub(since) >= SILENCE) {
+                one.settle(reason);
+            }
             return Step::Wait;
         }
         match one.asked {
@@ -198,6 +207,7 @@ mod tests {
             uid: 1000,
             user: "alice".into(),
             keep: keep.map(Into::into),
+            silent: false,
             members: pids.iter().map(member).collect(),
         }
     }
@@ -246,6 +256,20 @@ mod tests {
             let report = &managers.reports()[0];
             assert_eq!((report.stopped, report.reason.as_str()), (false, "relogin"));
         }
+    }
+
+    #[test]
+    fn silence_keeps_a_manager_only_if_it_lasts() {
+        let silent = || Manager { silent: true, ..manager(&[5], Some("no answer")) };
+        let mut looks = vec![silent(); 9];
+        looks.push(manager(&[5], None));
+        let (all, managers) = steps(looks);
+        assert_eq!(all.last(), Some(&Step::Stop));
+        assert!(!managers.are_settled());
+        let (_, managers) = steps(vec![silent(); 11]);
+        assert_eq!(managers.reports()[0].reason, "no answer");
+        assert!(managers.are_settled());
+        assert_eq!(Managers::new(vec![silent()]).to_stop(), 1, "it may answer yet");
     }
 
     #[test]

@@ -93,6 +93,8 @@ pub struct Manager {
     pub user: String,
     /// Why it has to stay; none if it has not.
     pub keep: Option<String>,
+    /// Whether it has to stay only because whoever keeps the sessions does not answer: that may pass.
+    pub silent: bool,
     /// Its processes, and those of what it has started.
     pub members: Vec<Member>,
 }

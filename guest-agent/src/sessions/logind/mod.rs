@@ -276,6 +276,7 @@ impl Backend for Logind {
                 Ok(sessions) => self.keep(manager.uid, &table, sessions, snapshot),
                 Err(_) => Some(SILENT.into()),
             };
+            manager.silent = manager.keep.as_deref() == Some(SILENT);
         }
         Ok(managers)
     }
@@ -307,6 +308,8 @@ impl Backend for Logind {
         match self.ask(|manager| manager.terminate_user(uid)) {
             // logind has forgotten the user, and the manager is on its way.
             Ok(()) | Err(CallError::Absent) => Ok(()),
+            // It may have heard; the next looks tell.
+            Err(CallError::Lost(_)) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
