@@ -91,6 +91,8 @@ fn machines_that_are_started_later_are_heard_of_too() {
         assert_eq!(world.vmm(&["stop", "web"]).code, Some(0));
         assert_eq!(listener.until("OnRequestShutdown")["machine"], "Web");
         machine.end();
+        // Its last event, so that the next is of the next machine.
+        while listener.until("OnStateChange")["state"] != "TurnedOff" {}
     }
 }
 

@@ -17,9 +17,9 @@
 //! number: with reporting and without statistics, queue 2 is for reports. That is what Linux does;
 //! the specification gives fixed numbers, which no driver uses.
 //!
-//! The `io` thread serves it: neighbouring pages go back in one call of the kernel, and no more than
-//! [`service::PAGES`] in a turn, so that others wait a few milliseconds at most and no thread is needed
-//! for a device that is idle nearly always.
+//! The `io` thread serves it: neighbouring pages go back in one call of the kernel, and only so many in
+//! a turn that others wait a few milliseconds at most. No thread is needed for a device that is idle
+//! nearly always.
 
 mod control;
 mod pages;
