@@ -1,4 +1,4 @@
-//! An agent that does what a test wants, in a machine whose guest is the [relay](crate::relay).
+//! An agent that does what a test wants, in a machine whose guest is the [relay].
 
 use crate::relay;
 use protocol::HResult;
