@@ -139,9 +139,8 @@ impl Worker {
             .map(|c| c.number)
             .collect();
         older.into_iter().for_each(|older| self.close(older));
-        self.install_connected(&hello.agent_version);
         let agent = Agent {
-            version: hello.agent_version,
+            version: hello.agent_version.clone(),
             boot_id: hello.boot_id.clone(),
             services: hello.services.into_keys().collect(),
         };
@@ -155,6 +154,8 @@ impl Worker {
             status.heartbeats.get_or_insert_with(|| Heartbeats::new(now));
         }
         self.status.notify();
+        // Whoever waits for that finds the agent that it is about.
+        self.install_connected(&hello.agent_version);
         self.publish(EventKind::OnAdditionsAvailable);
         self.clock_connected();
         self.set_start_up_values(number);
