@@ -7,6 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+use tests::stage::ended;
 use tests::{Answer, Flavour, Machine, Recipe, runtime_dir, vmm, vmm_bin};
 
 /// Boots a guest in which `logins` are logged in, by its own `who`.
@@ -39,16 +40,6 @@ fn logoff_in_background(machine: &Machine, grace: &str) -> JoinHandle<Answer> {
     let call = thread::spawn(move || vmm(arguments));
     thread::sleep(Duration::from_secs(3));
     call
-}
-
-/// Says that `answer` is a task that ended with `result` and `error`, and gives its document.
-fn ended(answer: &Answer, exit: i32, result: &str, error: &str) -> Value {
-    let document = answer.json();
-    assert_eq!(document["task"]["result"], result, "{answer:?}");
-    assert_eq!(document["task"]["error"], error, "{answer:?}");
-    assert_eq!(document["task"]["is_complete"], true, "{answer:?}");
-    assert_eq!(answer.code, Some(exit), "{answer:?}");
-    document
 }
 
 /// Says that `answer` is a refusal of the call with `code` and `name`, and gives its words.

@@ -1,3 +1,5 @@
+//! Guests that say that they are ready, and guests that say too much, too little, or never end.
+
 use super::*;
 use crate::events::{Notice, Subscription};
 use crate::io::IoThread;

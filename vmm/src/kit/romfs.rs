@@ -1,4 +1,4 @@
-//! A romfs image: the smallest file system that every distribution's kernel can mount.
+//! A romfs image: the smallest file system that kernels of distributions can mount.
 //!
 //! The specification is `Documentation/filesystems/romfs.rst` of the Linux kernel. All numbers are
 //! big-endian, and everything begins at a multiple of 16 bytes.
