@@ -11,8 +11,7 @@
 //! unit. An older systemd, and any other init, lets these strings be.
 
 /// The units: the name of the credential, and the text.
-const UNITS: [(&str, &str); 3] = [
-    ("systemd.extra-unit.run-vmm-kit.mount", include_str!("run-vmm-kit.mount")),
+const UNITS: [(&str, &str); 2] = [
     ("systemd.extra-unit.vmm-agent.service", include_str!("vmm-agent.service")),
     ("systemd.unit-dropin.systemd-user-sessions.service", "[Unit]\nWants=vmm-agent.service\n"),
 ];
@@ -49,6 +48,8 @@ mod tests {
     use crate::kit::VOLUME;
     use std::fs;
     use std::io::Write;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
     use std::process::{Command, Stdio};
 
     #[test]
@@ -77,15 +78,41 @@ mod tests {
     }
 
     #[test]
-    fn the_units_mount_the_disk_and_start_the_agent_that_is_on_it() {
-        let mount = decoded("systemd.extra-unit.run-vmm-kit.mount");
-        assert!(mount.contains(&format!("What=/dev/disk/by-id/virtio-{VOLUME}\n")), "{mount}");
-        assert!(mount.contains("Where=/run/vmm/kit\n"), "{mount}");
+    fn the_unit_looks_for_this_disk_and_users_are_let_in_with_it() {
         let service = decoded("systemd.extra-unit.vmm-agent.service");
-        assert!(service.contains("ExecStart=/run/vmm/kit/vmm-agent\n"), "{service}");
-        assert!(service.contains("Requires=run-vmm-kit.mount\n"), "{service}");
+        assert!(service.contains(&format!("disk=/dev/disk/by-id/virtio-{VOLUME} ")), "{service}");
         let wants = decoded("systemd.unit-dropin.systemd-user-sessions.service");
         assert!(wants.contains("Wants=vmm-agent.service\n"), "{wants}");
+    }
+
+    /// What the unit's shell would become, with its places below `root`, and its exit status.
+    fn started(root: &Path) -> (String, Option<i32>) {
+        let unit = decoded("systemd.extra-unit.vmm-agent.service").replace("\\\n", " ");
+        let line = unit.lines().find_map(|line| line.strip_prefix("ExecStart=/bin/sh -c '"));
+        let below = |place: &str| format!("{}{place}", root.display());
+        let script = line
+            .and_then(|line| line.strip_suffix('\''))
+            .expect("it starts a shell")
+            .replace("$$", "$")
+            .replace("/dev/disk", &below("/dev/disk"))
+            .replace("/run/vmm", &below("/run/vmm"))
+            .replace("/usr/sbin", &below("/usr/sbin"))
+            .replace("sleep 1", "true");
+        let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+        (String::from_utf8_lossy(&output.stdout).trim().to_owned(), output.status.code())
+    }
+
+    #[test]
+    fn the_agent_is_the_disks_else_the_guests_own_else_none() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(started(folder.path()), (String::new(), Some(3)), "it is not tried again");
+        for (place, who) in [("usr/sbin", "own"), ("run/vmm/kit", "brought")] {
+            let agent = folder.path().join(place).join("vmm-agent");
+            fs::create_dir_all(agent.parent().unwrap()).unwrap();
+            fs::write(&agent, format!("#!/bin/sh\necho {who}\n")).unwrap();
+            fs::set_permissions(&agent, fs::Permissions::from_mode(0o755)).unwrap();
+            assert_eq!(started(folder.path()), (who.to_owned(), Some(0)));
+        }
     }
 
     #[test]
@@ -95,10 +122,8 @@ mod tests {
         };
         assert!(version.status.success());
         let folder = tempfile::tempdir().unwrap();
-        // What it would start must be there, so it starts something else.
         for (name, text) in UNITS {
             let name = name.trim_start_matches("systemd.extra-unit.");
-            let text = text.replace("/run/vmm/kit/vmm-agent", "/bin/true");
             fs::write(folder.path().join(name), text).unwrap();
         }
         let output = Command::new("systemd-analyze")
