@@ -41,8 +41,7 @@ pub struct IntegrationInfo {
 
 /// An installation under way.
 pub(super) struct Installation {
-    /// The request; none once the agent has made way.
-    request: Option<Key>,
+    request: Key,
     /// When it has lasted too long.
     deadline: Instant,
     stage: Stage,
@@ -51,15 +50,22 @@ pub(super) struct Installation {
 enum Stage {
     /// The guest has been asked.
     Asked(Caller),
-    /// An agent of this version is being installed, or has been.
+    /// An agent of this version is being installed.
     Going(Work, String),
+    /// It has been, and is to connect. The one that installed it says only that it does not run.
+    Back(Work, String),
 }
 
 impl Installation {
+    /// Whether the guest has not answered yet.
+    fn is_asked(&self) -> bool {
+        matches!(self.stage, Stage::Asked(_))
+    }
+
     fn end(self, result: TaskResult, error: HResult, text: &str) {
         match self.stage {
             Stage::Asked(caller) => refuse(vec![caller], &CallError::new(error, text)),
-            Stage::Going(work, _) => work.finish(result, error, text),
+            Stage::Going(work, _) | Stage::Back(work, _) => work.finish(result, error, text),
         }
     }
 
@@ -95,8 +101,8 @@ impl Worker {
         };
         let (number, id) = (connection.number, connection.request_id());
         let sent = connection.send(&HostMessage::Request { id, request: Request::Install });
-        let request = Some((number, id));
-        self.installation = Some(Installation { request, deadline, stage: Stage::Asked(caller) });
+        let (request, stage) = ((number, id), Stage::Asked(caller));
+        self.installation = Some(Installation { request, deadline, stage });
         if !sent {
             self.close(number);
         }
@@ -104,7 +110,7 @@ impl Worker {
 
     /// Whether the request is the installation's.
     pub(super) fn is_install(&self, key: Key) -> bool {
-        self.installation.as_ref().is_some_and(|one| one.request == Some(key))
+        self.installation.as_ref().is_some_and(|one| one.request == key)
     }
 
     /// A message about the installation.
@@ -125,14 +131,13 @@ impl Worker {
             }
             (Stage::Going(work, version), AgentMessage::Installed { .. }) => {
                 work.advance(2, 3);
-                operation.request = None;
-                operation.stage = Stage::Going(work, version);
+                operation.stage = Stage::Back(work, version);
                 self.installation = Some(operation);
             }
             (stage @ Stage::Asked(_), AgentMessage::Rejected { error, text, .. }) => {
                 Installation { stage, ..operation }.fail(failure(error), &text);
             }
-            (stage @ Stage::Going(..), AgentMessage::Done(done)) => {
+            (stage @ (Stage::Going(..) | Stage::Back(..)), AgentMessage::Done(done)) => {
                 Installation { stage, ..operation }.fail(failure(done.error), &done.text);
             }
             (stage, _) => {
@@ -145,11 +150,10 @@ impl Worker {
 
     /// An agent of this version has connected.
     pub(super) fn install_connected(&mut self, version: &str) {
-        let Some(operation) = self.installation.take_if(|one| one.request.is_none()) else {
-            return;
-        };
+        let is_back = |one: &mut Installation| matches!(one.stage, Stage::Back(..));
+        let Some(operation) = self.installation.take_if(is_back) else { return };
         match &operation.stage {
-            Stage::Going(_, installed) if installed != version => {
+            Stage::Back(_, installed) if installed != version => {
                 let text = format!(
                     "the agent {installed} was installed, but {version} has come back; what \
                      starts it in the guest?"
@@ -162,14 +166,17 @@ impl Worker {
 
     /// A connection has been lost.
     pub(super) fn install_lost(&mut self, number: u64) {
-        let on = |one: &mut Installation| one.request.is_some_and(|(on, _)| on == number);
+        // Who has installed another one goes when that comes.
+        let on = |one: &mut Installation| {
+            one.request.0 == number && !matches!(one.stage, Stage::Back(..))
+        };
         if let Some(operation) = self.installation.take_if(on) {
             match operation.stage {
                 Stage::Asked(_) => {
                     let error = no_agent(&self.status());
                     operation.fail(error.code, &error.text);
                 }
-                Stage::Going(..) => operation.fail(
+                Stage::Going(..) | Stage::Back(..) => operation.fail(
                     HResult::DISP_E_EXCEPTION,
                     "the agent was lost while it installed; what is in the guest now may be either",
                 ),
@@ -179,17 +186,17 @@ impl Worker {
 
     /// The machine stood still: the guest gets its time anew.
     pub(super) fn install_resumed(&mut self) {
-        if let Some(Installation { deadline, stage: Stage::Going(..), .. }) = &mut self.installation
-        {
-            *deadline = Instant::now() + self.timing.install;
+        let going = self.installation.as_mut().filter(|one| !one.is_asked());
+        if let Some(operation) = going {
+            operation.deadline = Instant::now() + self.timing.install;
         }
     }
 
     /// When it has lasted too long. The guest's own time stands still in a pause.
     pub(super) fn install_deadline(&self) -> Option<Instant> {
         let operation = self.installation.as_ref()?;
-        let going = matches!(operation.stage, Stage::Going(..));
-        (!going || self.state.get() != VmState::Paused).then_some(operation.deadline)
+        let runs = operation.is_asked() || self.state.get() != VmState::Paused;
+        runs.then_some(operation.deadline)
     }
 
     pub(super) fn expire_install(&mut self, now: Instant) {
@@ -199,10 +206,8 @@ impl Worker {
         let Some(operation) = self.installation.take() else { return };
         let text = match &operation.stage {
             Stage::Asked(_) => "the guest did not accept in time",
-            Stage::Going(..) if operation.request.is_some() => {
-                "the guest has not installed it in time"
-            }
-            Stage::Going(..) => "it was installed, but no agent has come back",
+            Stage::Going(..) => "the guest has not installed it in time",
+            Stage::Back(..) => "it was installed, but no agent has come back",
         };
         operation.end(TaskResult::TimeOutError, HResult::VM_E_TIMED_OUT, text);
     }

@@ -76,12 +76,22 @@ fn the_guests_reasons_lost_agents_and_ended_boots_fail_the_task() {
         let (result, error) = (TaskResult::Success, HResult::S_OK);
         agent.say(&AgentMessage::Done(Done::failed(id, result, error, "")));
     };
+    let installed: Ending = |host, id, mut agent| {
+        let (result, error) = (TaskResult::UnexpectedError, HResult::DISP_E_EXCEPTION);
+        agent.say(&AgentMessage::Installed { id });
+        agent.say(&AgentMessage::Done(Done::failed(id, result, error, "does not run")));
+        assert!(host.tasks.list().iter().all(|task| {
+            let info = task.wait(None);
+            info.error_description.contains("does not run")
+        }));
+    };
     let lost: Ending = |_, _, agent| drop(agent);
     let again: Ending = |host, _, _agent| host.integration.boot_started();
     let off: Ending = |host, _, _agent| host.integration.machine_ended();
     for (ending, error) in [
         (said, HResult::DISP_E_EXCEPTION),
         (claimed, HResult::DISP_E_EXCEPTION),
+        (installed, HResult::DISP_E_EXCEPTION),
         (lost, HResult::DISP_E_EXCEPTION),
         (again, HResult::DISP_E_EXCEPTION),
         (off, HResult::VM_E_VM_NOT_RUNNING),
