@@ -169,31 +169,40 @@ impl Install {
         Self::new(Kit::on_disk, || Command::new(INSTALLED).exec())
     }
 
-    /// Installs for the request `id`, and says through `say` how that goes. As a rule it does not
-    /// return when that has succeeded.
-    pub fn run(&self, id: u64, say: &dyn Fn(AgentMessage)) {
+    /// Installs for the request `id`, and says through `say` how that goes. True if it has: then
+    /// [`go_over`](Self::go_over) is due.
+    pub fn run(&self, id: u64, say: &dyn Fn(AgentMessage)) -> bool {
         let opened = (self.open)().and_then(|kit| Ok((kit.version()?, kit)));
         let (version, kit) = match opened {
             Ok(opened) => opened,
             Err(Failure { error, text }) => {
-                return say(AgentMessage::Rejected { id, error, text });
+                say(AgentMessage::Rejected { id, error, text });
+                return false;
             }
         };
         say(AgentMessage::Installing { id, version });
         let installed = kit.install();
         drop(kit);
-        let failed = |failure: Failure| {
-            let result = TaskResult::UnexpectedError;
-            say(AgentMessage::Done(Done::failed(id, result, failure.error, failure.text)));
-        };
-        if let Err(failure) = installed {
-            return failed(failure);
+        match installed {
+            Ok(()) => say(AgentMessage::Installed { id }),
+            Err(Failure { error, text }) => {
+                say(failed(id, error, text));
+                return false;
+            }
         }
-        say(AgentMessage::Installed { id });
-        let error = (self.go_over)();
-        let text = format!("it is installed, but does not run: {error}");
-        failed(Failure::new(HResult::DISP_E_EXCEPTION, text));
+        true
     }
+
+    /// Lets the installed agent take this one's place. What it gives, if it returns, is why it could
+    /// not.
+    pub fn go_over(&self, id: u64) -> AgentMessage {
+        let error = (self.go_over)();
+        failed(id, HResult::DISP_E_EXCEPTION, format!("it is installed, but does not run: {error}"))
+    }
+}
+
+fn failed(id: u64, error: HResult, text: impl Into<String>) -> AgentMessage {
+    AgentMessage::Done(Done::failed(id, TaskResult::UnexpectedError, error, text))
 }
 
 #[cfg(test)]
@@ -216,15 +225,16 @@ mod tests {
         let install =
             Install::new(move || Ok(Kit::at(&place)), || io::Error::other("no such place"));
         let messages = Mutex::new(Vec::new());
-        install.run(7, &|message| messages.lock().unwrap().push(message));
+        if install.run(7, &|message| messages.lock().unwrap().push(message)) {
+            messages.lock().unwrap().push(install.go_over(7));
+        }
         messages.into_inner().unwrap()
     }
 
     const GOOD: &str = "echo vmm-agent 1.2.3";
 
     fn failed(text: &str) -> AgentMessage {
-        let (result, error) = (TaskResult::UnexpectedError, HResult::DISP_E_EXCEPTION);
-        AgentMessage::Done(Done::failed(7, result, error, text))
+        super::failed(7, HResult::DISP_E_EXCEPTION, text)
     }
 
     #[test]

@@ -26,6 +26,8 @@ use std::time::{Duration, Instant};
 const HEARTBEAT: Duration = Duration::from_millis(HEARTBEAT_MS);
 /// How long the host may take to answer the hello.
 const WELCOME_WITHIN: Duration = Duration::from_secs(10);
+/// How long an installation may be done before it is noticed.
+const INSTALLED_WITHIN: Duration = Duration::from_millis(100);
 /// Requests of one kind that are under way, or wait for the host's word, at once.
 const MAX_REQUESTS: usize = 16;
 
@@ -169,7 +171,9 @@ impl Agent {
                 wire.send(&AgentMessage::Heartbeat)?;
                 heartbeat = Instant::now() + HEARTBEAT;
             }
-            let message = match reader.next(heartbeat)? {
+            self.go_over(wire, work)?;
+            let soon = work.installing.is_some().then(|| Instant::now() + INSTALLED_WITHIN);
+            let message = match reader.next(soon.unwrap_or(heartbeat).min(heartbeat))? {
                 Heard::Message(message) => message,
                 Heard::Nothing => continue,
                 Heard::End => return Ok(()),
@@ -251,23 +255,39 @@ impl Agent {
             }
             Request::Install => {
                 let Some(install) = &self.services.install else { return Some(unknown(id)) };
-                let logoff = work.logoff.as_ref().is_some_and(|work| !work.control.is_over());
-                let installing = work.installing.as_ref().is_some_and(|work| !work.is_finished());
-                if logoff || installing {
-                    let text = "a logoff or an installation is under way".to_owned();
+                if work.is_busy() || work.installing.is_some() {
+                    let text = "a logoff, a shutdown or an installation is under way".to_owned();
                     return Some(rejected(id, HResult::ERROR_NOT_READY, text));
                 }
                 (self.log)("installation asked for");
                 // Nobody listening is as good.
                 let run = move || install.run(id, &|message| drop(wire.send(&message)));
                 match thread::Builder::new().name("install".into()).spawn_scoped(scope, run) {
-                    Ok(thread) => work.installing = Some(thread),
+                    Ok(thread) => work.installing = Some((id, thread)),
                     Err(error) => return Some(refused(id, format!("it cannot be begun: {error}"))),
                 }
             }
             request => return Some(self.services.answer(id, &request).unwrap_or(unknown(id))),
         }
         None
+    }
+
+    /// Lets the agent that was installed take this one's place, once nothing is under way: what the
+    /// host has asked for meanwhile is not cut off.
+    fn go_over(&self, wire: &Wire, work: &mut Work<'_>) -> Result<(), ServeError> {
+        let Some((id, thread)) = work.installing.take_if(|(_, thread)| thread.is_finished()) else {
+            return Ok(());
+        };
+        if work.is_busy() {
+            work.installing = Some((id, thread));
+            return Ok(());
+        }
+        // A thread that panicked has installed nothing that is known of.
+        let installed = thread.join().unwrap_or(false);
+        if let Some(install) = self.services.install.as_ref().filter(|_| installed) {
+            wire.send(&install.go_over(id))?;
+        }
+        Ok(())
     }
 
     /// Shuts the guest down, or restarts it, on a thread of its own.
@@ -387,11 +407,18 @@ struct Work<'scope> {
     going_down: Vec<GoingDown>,
     /// Questions to logind.
     questions: Vec<ScopedJoinHandle<'scope, ()>>,
-    /// An installation.
-    installing: Option<ScopedJoinHandle<'scope, ()>>,
+    /// An installation, by its id; its thread says whether it is done.
+    installing: Option<(u64, ScopedJoinHandle<'scope, bool>)>,
 }
 
 impl Work<'_> {
+    /// Whether a logoff, or a shutdown, is under way.
+    fn is_busy(&mut self) -> bool {
+        self.going_down.retain(|going| !going.over.load(Ordering::Acquire));
+        let logoff = self.logoff.as_ref().is_some_and(|work| !work.control.is_over());
+        logoff || !self.accepted.is_empty() || !self.going_down.is_empty()
+    }
+
     /// Has the threads end: the connection has. The guest goes on with what it was told.
     fn abandon(self) {
         if let Some(Operation { control, .. }) = self.logoff {
