@@ -77,7 +77,7 @@ fn a_login_that_waits_for_its_shell_in_the_same_session_is_one_session_of_the_us
     let session = &guest.sessions()[0];
     assert_eq!((session.uid, &*session.kind, &*session.class), (1000, "tty", "user"));
     assert_eq!(session.id, format!("tty1-{}", BASE + 500));
-    let known = Known { session, seen: &HashSet::new() };
+    let known = Known { session, seen: &HashSet::new(), loose: &HashSet::new() };
     let members = guest.backend().look(&[known]).unwrap().remove(0);
     let doors: Vec<&str> = members
         .members
@@ -297,5 +297,10 @@ fn where_processes_cannot_be_seen_nobody_is_said_to_be_logged_off() {
     fs::create_dir(&proc).unwrap();
     assert!(guest.backend().list().is_err());
     let seen = HashSet::new();
-    assert!(guest.backend().look(&[Known { session: &sessions[0], seen: &seen }]).is_err());
+    assert!(
+        guest
+            .backend()
+            .look(&[Known { session: &sessions[0], seen: &seen, loose: &seen }])
+            .is_err()
+    );
 }

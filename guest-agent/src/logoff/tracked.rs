@@ -27,6 +27,8 @@ pub(super) struct Tracked {
     pub(super) report: SessionReport,
     /// Its processes, as of the latest look.
     pub(super) seen: HashSet<Identity>,
+    /// Those of them that whoever keeps the sessions does not reach.
+    loose: HashSet<Identity>,
     members: Vec<Member>,
     /// Whether it goes on for whoever keeps the sessions, as of the latest look.
     open: bool,
@@ -66,6 +68,8 @@ impl Tracked {
         Self {
             was_killed: report.outcome == Some(Outcome::Killed),
             report,
+            // Where they were is not known any more.
+            loose: seen.clone(),
             seen,
             members: Vec::new(),
             open: true,
@@ -82,7 +86,7 @@ impl Tracked {
     }
 
     pub(super) fn known(&self) -> Known<'_> {
-        Known { session: &self.report.session, seen: &self.seen }
+        Known { session: &self.report.session, seen: &self.seen, loose: &self.loose }
     }
 
     /// Whether it has been verified to have ended.
@@ -143,6 +147,8 @@ impl Tracked {
         elapsed: Option<Duration>,
     ) {
         self.seen = members.iter().map(|member| member.identity).collect();
+        let loose = members.iter().filter(|member| member.loose);
+        self.loose = loose.map(|member| member.identity).collect();
         for signalled in [&mut self.asked, &mut self.killed, &mut self.denied] {
             signalled.retain(|identity| self.seen.contains(identity));
         }

@@ -40,6 +40,8 @@ pub struct Known<'a> {
     pub session: &'a SessionSummary,
     /// Processes that were found in it earlier.
     pub seen: &'a HashSet<Identity>,
+    /// Those of them that were [loose](Member::loose).
+    pub loose: &'a HashSet<Identity>,
 }
 
 /// A process of a session.

@@ -139,6 +139,7 @@ pub(crate) fn numbers(
     sessions: &[SessionSummary],
     seen: &HashSet<Identity>,
 ) -> Vec<Vec<u32>> {
-    let known: Vec<Known<'_>> = sessions.iter().map(|session| Known { session, seen }).collect();
+    let known: Vec<Known<'_>> =
+        sessions.iter().map(|session| Known { session, seen, loose: seen }).collect();
     backend.look(&known).unwrap().iter().map(|sight| sorted(&sight.members)).collect()
 }

@@ -71,11 +71,15 @@ impl Groups {
         let mut by_seen = HashMap::new();
         let mut by_leader = HashMap::new();
         for (index, known) in sessions.iter().enumerate() {
-            by_seen.extend(known.seen.iter().map(|identity| (*identity, index)));
             by_leader.insert(leader(known.session), index);
-            if !reused.contains(&index) {
+            // What has left the group by itself, a container say, is not the session's any more.
+            let mut seen = known.loose;
+            if reused.contains(&index) {
+                seen = known.seen;
+            } else {
                 by_id.insert(known.session.id.as_str(), index);
             }
+            by_seen.extend(seen.iter().map(|identity| (*identity, index)));
         }
         let place = |process: &Process| {
             let groups = (self.of)(process.pid()).filter(|_| is_touchable(process));

@@ -182,7 +182,7 @@ impl Logind {
             let summary = summary(table, listed, details);
             if details.is_users() {
                 let seen = HashSet::new();
-                let known = [Known { session: &summary, seen: &seen }];
+                let known = [Known { session: &summary, seen: &seen, loose: &seen }];
                 let empty = self.groups.members(table, &known, &HashSet::new())[0].is_empty();
                 return (summary.leader != 0 || !empty).then(|| "relogin".to_owned());
             }
@@ -213,7 +213,7 @@ impl Backend for Logind {
         }
         let seen = HashSet::new();
         let known: Vec<Known<'_>> =
-            users.iter().map(|session| Known { session, seen: &seen }).collect();
+            users.iter().map(|session| Known { session, seen: &seen, loose: &seen }).collect();
         let members = self.groups.members(&table, &known, &HashSet::new());
         for (session, members) in users.iter().cloned().zip(members) {
             let is_there = session.leader != 0 || !members.is_empty();
@@ -336,7 +336,7 @@ impl Backend for Logind {
         let seen = HashSet::new();
         let members = self
             .groups
-            .members(&table, &[Known { session, seen: &seen }], &HashSet::new())
+            .members(&table, &[Known { session, seen: &seen, loose: &seen }], &HashSet::new())
             .remove(0);
         let ttys = members.iter().filter_map(|member| table.get(member.identity.pid));
         let mut ttys = ttys.map(|process| process.tty).filter(|tty| *tty != 0);
