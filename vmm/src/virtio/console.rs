@@ -9,7 +9,7 @@ use crate::console::port::{InputRoom, Port};
 use crate::console::{ConsoleOutput, TerminalSize};
 use crate::io::{IoHandle, Registry, Source, SourceId};
 use crate::memory::GuestRam;
-use crate::virtio::queue::{Broken, Chain, DeviceQueue, TURN};
+use crate::virtio::queue::{Broken, Chain, DeviceQueue, TURN, whole};
 use crate::virtio::{Activation, VirtioDevice, read_bytes};
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -186,7 +186,10 @@ impl Service {
                     }
                     return Ok(());
                 };
-                self.printing = Some((chain.head_index(), text_of(chain, &self.ram)));
+                let head = chain.head_index();
+                let chain = whole(chain, self.transmit.size());
+                let text = chain.map_or_else(|_| Text::new(), |chain| text_of(chain, &self.ram));
+                self.printing = Some((head, text));
                 continue;
             };
             self.print_some(&mut text, &mut budget);
@@ -232,7 +235,9 @@ impl Service {
             };
             let head = chain.head_index();
             // A chain that cannot be written goes back empty, and so does one without room.
-            let written = chain.writer(&ram).map_or(0, |mut writer| {
+            let chain = whole(chain, self.receive.size()).ok();
+            let writer = chain.and_then(|chain| chain.writer(&ram).ok());
+            let written = writer.map_or(0, |mut writer| {
                 let bytes = lock(&self.input).take(writer.available_bytes());
                 // There is room for them.
                 writer.write_all(&bytes).map_or(0, |()| bytes.len())

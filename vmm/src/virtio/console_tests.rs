@@ -95,11 +95,11 @@ fn only_what_is_memory_and_meant_to_be_read_is_printed() {
 }
 
 #[test]
-fn a_chain_that_loops_ends() {
+fn a_chain_that_loops_goes_back_and_prints_nothing() {
     let mut bench = Bench::new();
     let head = bench.print_descriptor(0x10_0000, 1, NEXT);
     assert_eq!(bench.driver.wait_whole(TRANSMIT_QUEUE).0, head);
-    assert!(bench.output.take().len() <= usize::from(QUEUE_SIZES[1]));
+    assert!(bench.output.take().is_empty());
     let head = bench.print_descriptor(0x10_0000, 1, NEXT | WRITE);
     assert_eq!(bench.driver.wait_whole(TRANSMIT_QUEUE).0, head);
     bench.print(&[b"on"]);

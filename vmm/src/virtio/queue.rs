@@ -49,6 +49,16 @@ pub fn walk(
     if goes_on { Err(Malformed) } else { Ok(()) }
 }
 
+/// `chain`, if it is one: a device that does not walk it itself would follow its descriptors as far
+/// as a table can go round.
+///
+/// # Errors
+/// It is not, see [`walk`].
+pub fn whole(chain: Chain<'_>, most: u16) -> Result<Chain<'_>, Malformed> {
+    walk(chain.clone(), most, |_| Ok(()))?;
+    Ok(chain)
+}
+
 /// A queue that cannot be used any more. The driver has been told.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Broken;
@@ -69,6 +79,12 @@ impl DeviceQueue {
     #[must_use]
     pub fn new(queue: Queue, ram: GuestRam, doorbell: Arc<EventFd>, interrupt: Interrupt) -> Self {
         Self { queue, ram, doorbell, interrupt, broken: false, given: Wrapping(0) }
+    }
+
+    /// How many descriptors it has; no chain has more.
+    #[must_use]
+    pub fn size(&self) -> u16 {
+        self.queue.size()
     }
 
     /// Becomes readable when the driver has added buffers.

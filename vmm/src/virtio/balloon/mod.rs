@@ -41,8 +41,8 @@ const STATS: u64 = 1 << 1;
 const DEFLATE_ON_OOM: u64 = 1 << 2;
 /// The driver reports free pages (`VIRTIO_BALLOON_F_REPORTING`).
 const REPORTING: u64 = 1 << 5;
-/// Linux reports only through a queue that has room for 32 pieces.
-const QUEUE_SIZES: [u16; 4] = [64, 64, 16, 64];
+/// Linux reports only through a queue that has room for 32 pieces, which may be the third, too.
+const QUEUE_SIZES: [u16; 4] = [64; 4];
 /// Where the driver writes the size that the balloon has.
 const ACTUAL: u64 = 4;
 
@@ -95,8 +95,10 @@ impl VirtioDevice for Balloon {
         let with_stats = activation.features & STATS != 0;
         let service = Service::new(activation, self.control.clone());
         let service = service.ok_or(io::ErrorKind::InvalidInput)?;
-        self.active = Some(self.io.add(Box::new(service))?);
+        // First: the doorbells can be rung already.
         self.control.driver_came(with_stats);
+        let active = self.io.add(Box::new(service));
+        self.active = Some(active.inspect_err(|_| self.control.driver_left())?);
         Ok(())
     }
 

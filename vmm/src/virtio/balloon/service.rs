@@ -5,7 +5,7 @@ use super::pages::Pages;
 use super::{REPORTING, STATS, stats};
 use crate::io::{Registry, Source};
 use crate::memory::GuestRam;
-use crate::virtio::queue::{Broken, Chain, DeviceQueue, TURN};
+use crate::virtio::queue::{Broken, Chain, DeviceQueue, TURN, whole};
 use crate::virtio::{Activation, Interrupt};
 use std::io;
 use vmm_sys_util::epoll::EventSet;
@@ -45,7 +45,10 @@ impl Spare {
                     }
                     return Ok(());
                 };
-                self.pending = Some((chain.head_index(), (self.named)(chain, ram)));
+                let head = chain.head_index();
+                let chain = whole(chain, self.queue.size());
+                let pages = chain.map_or_else(|_| Pages::default(), |it| (self.named)(it, ram));
+                self.pending = Some((head, pages));
                 continue;
             };
             control.gave_back(pages.give_back(ram, &mut budget));
@@ -157,7 +160,9 @@ impl Service {
                 return Ok(());
             };
             self.held = Some(chain.head_index());
-            self.control.heard(stats::read(chain, &self.ram));
+            if let Ok(chain) = whole(chain, queue.size()) {
+                self.control.heard(stats::read(chain, &self.ram));
+            }
         }
         // What is there beside it is looked at when this one has been given back.
         queue.await_buffers().map(drop)
