@@ -11,8 +11,8 @@ use crate::virtio::queue::{Chain, Malformed, walk};
 use std::collections::VecDeque;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, VolatileSlice};
 
-/// Pieces of memory that suffice, however small they are. One chain can have as many, each of them
-/// in two parts of RAM, and the system takes 1,024 in one call.
+/// Pieces of memory that suffice, however small they are. One chain can have as many, and the system
+/// takes 1,024 in one call.
 const PIECES: usize = QUEUE_SIZE as usize;
 
 /// Chains that the driver has given, checked.
@@ -40,6 +40,11 @@ impl Buffers {
     /// Whether more of them would be of no use.
     pub(super) fn suffice(&self) -> bool {
         self.have(LONGEST)
+    }
+
+    /// How many chains there are.
+    pub(super) fn chains(&self) -> usize {
+        self.chains.len()
     }
 
     /// Whether there are none.
@@ -85,9 +90,19 @@ impl Buffers {
     }
 
     /// Takes the chains off that a packet of `length` bytes has filled, and writes into its header
-    /// how many they are. Gives each with its bytes that were filled.
-    pub(super) fn take(&mut self, length: usize, ram: &GuestRam) -> Vec<(u16, u32)> {
+    /// how many they are; what the header says of checksums only if the driver does `checksums`
+    /// (section 5.1.6.4.1). Gives each with its bytes that were filled.
+    pub(super) fn take(
+        &mut self,
+        length: usize,
+        checksums: bool,
+        ram: &GuestRam,
+    ) -> Vec<(u16, u32)> {
         let count = self.place_of_count();
+        if let Some((flags, _)) = self.pieces.front().filter(|_| !checksums) {
+            // In RAM, so this cannot fail.
+            let _ = ram.write_obj(0_u8, *flags);
+        }
         let mut taken = Vec::new();
         let mut left = length;
         while left > 0

@@ -16,6 +16,7 @@ use crate::virtio::queue::{Broken, Chain, DeviceQueue, Malformed, TURN, walk};
 use std::fmt::Display;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
 use vm_memory::{GuestMemoryBackend, VolatileSlice};
 use vmm_sys_util::epoll::EventSet;
@@ -45,8 +46,7 @@ pub(super) struct Service {
     waiting: bool,
     usage: Usage,
     name: String,
-    /// Packets that were lost here.
-    lost: u64,
+    complained: Arc<AtomicBool>,
 }
 
 impl Service {
@@ -74,7 +74,7 @@ impl Service {
             waiting: false,
             usage: interface.usage.clone(),
             name: interface.name.clone(),
-            lost: 0,
+            complained: interface.complained.clone(),
         })
     }
 
@@ -106,7 +106,10 @@ impl Service {
                     self.receive.add_used(head, 0)?;
                 }
             } else if !self.receive.await_buffers()? {
-                return Ok(self.buffers.have(self.least()));
+                // All that it has may be less than that: then there is nothing to wait for.
+                let all = self.buffers.chains() >= usize::from(self.receive.size());
+                let least = if all { LONGEST_CUT } else { self.least() };
+                return Ok(self.buffers.have(least));
             }
         }
         // So many that make no sense: whatever else there is to do comes first.
@@ -128,7 +131,8 @@ impl Service {
             Ok(length) if length > room => self.lose(&"it is longer than the guest's buffers"),
             Ok(length) if length >= HEADER => {
                 self.usage.has_received(length - HEADER);
-                let filled = self.buffers.take(length, ram);
+                let checked = self.offloads.contains(Offloads::CSUM);
+                let filled = self.buffers.take(length, checked, ram);
                 self.receive.add_used_together(&filled)?;
             }
             // No packet is so short: there is none.
@@ -174,12 +178,11 @@ impl Service {
         }
     }
 
-    /// A packet is lost. The log hears of the first one; the guest could say it for ever.
-    fn lose(&mut self, why: &dyn Display) {
-        if self.lost == 0 {
+    /// A packet is lost. The log hears of the interface's first one, and of no other.
+    fn lose(&self, why: &dyn Display) {
+        if !self.complained.swap(true, Ordering::Relaxed) {
             tracing::warn!(interface = self.name, %why, "a packet is lost");
         }
-        self.lost += 1;
     }
 
     /// Throws away what has come for a former driver, which may have done other things itself.
@@ -235,7 +238,8 @@ fn vector(slice: &VolatileSlice<'_>) -> libc::iovec {
     libc::iovec { iov_base: slice.ptr_guard_mut().as_ptr().cast(), iov_len: slice.len() }
 }
 
-/// How many vectors there are: at most twice the descriptors of two chains, and one.
+/// How many vectors there are: fewer than the 1,024 that the system takes, for the buffers that lie
+/// ready are at most two chains' descriptors but one, and one is added.
 fn count_of(vectors: &[libc::iovec]) -> libc::c_int {
     vectors.len() as libc::c_int
 }
@@ -269,14 +273,6 @@ impl Source for Service {
         self.send.notify();
         if served.is_err() {
             registry.forget_all();
-        }
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        if self.lost > 0 {
-            tracing::info!(interface = self.name, packets = self.lost, "packets were lost");
         }
     }
 }
