@@ -139,7 +139,7 @@ impl Stage {
         sessions
     }
 
-    /// Whether somebody is logged on, by the guest's own word.
+    /// Whether nobody is logged on, by the guest's own word.
     pub fn is_empty(&mut self) -> bool {
         !self.sessions().iter().any(|one| one.is_users() && one.state != "closing")
     }
@@ -188,7 +188,7 @@ impl Stage {
         self.wait(&what, |stage| stage.sessions_of(user).len() == count);
     }
 
-    /// Logs `user` on at a terminal, through getty and login; with `again` whenever they leave.
+    /// Logs `user` on at a terminal, through getty and login.
     pub fn login(&mut self, terminal: &str, user: &str) {
         self.run(&format!("login-on {terminal} {user}"));
         self.wait_for(user, 1);

@@ -52,7 +52,7 @@ fn a_logoff_that_is_paused_goes_on_when_the_machine_does() {
     }
     act(&machine, "pause");
     // Longer than the deadline: while nothing runs in the guest its time does not run out.
-    thread::sleep(Duration::from_secs(35));
+    thread::sleep(Duration::from_secs(60));
     assert_eq!(machine.newest_task()["is_complete"], false);
     let refused = machine.logoff(&[]);
     assert_eq!(refused.json()["error"]["name"], "VM_E_VM_NOT_RUNNING");

@@ -60,6 +60,7 @@ fn logoff() -> Result<Vec<Value>> {
     let guests = guest::make(&programs, &[])?;
     let mut job = Job::new(Path::Lab, LIMIT);
     job.counted = true;
+    job.aside = true;
     job.give_machines(&programs, &guests)?;
     job.give_images(&guests, &[image::find("debian12")?])?;
     job.command = vec![job.give_program(&programs, PROGRAM)?];

@@ -105,10 +105,13 @@ impl Lab {
         let mut lab = Self { process, news, port: None, copies: Vec::new(), console, log };
         let [out, err, told] = ports;
         let (out, err, told) = (lab.accept(&out?)?, lab.accept(&err?)?, lab.accept(&told?)?);
-        let printed = job.printed.clone();
+        let (printed, aside) = (job.printed.clone(), job.aside);
         lab.copies.push(thread::spawn(move || {
             copy(out, |bytes| {
                 printed.lock().unwrap_or_else(PoisonError::into_inner).extend(bytes);
+                if aside {
+                    return std::io::stderr().write_all(bytes);
+                }
                 std::io::stdout().write_all(bytes).and_then(|()| std::io::stdout().flush())
             });
         }));

@@ -33,6 +33,8 @@ pub(crate) struct Job {
     pub(crate) limit: Duration,
     /// Whether the lab's time is a count of instructions; it runs slower then.
     pub(crate) counted: bool,
+    /// Whether what it prints in the lab is to be seen only as progress.
+    pub(crate) aside: bool,
     /// What it prints in the lab.
     pub(crate) printed: Printed,
 }
@@ -52,6 +54,7 @@ impl Job {
             command: Vec::new(),
             limit,
             counted: false,
+            aside: false,
             printed: Printed::default(),
         }
     }

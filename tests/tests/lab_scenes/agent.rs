@@ -18,6 +18,7 @@ pub(crate) fn the_agent_upgraded_during_the_grace(stage: &mut Stage) {
     let before = stage.run("pidof vmm-agent");
     let call = stage.logoff_in_background("20s");
     stage.install_agent();
+    assert!(!call.is_finished(), "the former agent is not to have done it");
     let report = succeeded(&call.join().expect("the call returns"));
     assert_eq!(outcomes(&report, "bob"), ["killed"], "{report}");
     assert!(stage.is_empty() && stage.processes("bob").is_empty(), "{report}");
