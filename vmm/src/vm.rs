@@ -422,7 +422,7 @@ impl Vm {
         self.inner.balloon()?.set_target(bytes)
     }
 
-    /// Where people attach to the serial console.
+    /// Where people attach to the console.
     ///
     /// # Errors
     /// `VM_E_VM_NOT_RUNNING`; `E_FAIL` if the console goes elsewhere.

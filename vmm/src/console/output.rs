@@ -1,4 +1,4 @@
-//! What the guest prints, between the serial port and whoever writes it to the host.
+//! What the guest prints, between the port it prints on and whoever writes it to the host.
 //!
 //! What does not fit the buffer is dropped, and a line in its place says how much. On the way every
 //! line is looked at for the words of a kernel panic, because that is all that a kernel whose
@@ -20,7 +20,7 @@ const PANIC: &str = "Kernel panic - not syncing";
 const ORDERLY: [&str; 3] =
     ["reboot: Restarting system", "reboot: Power down", "reboot: System halted"];
 
-/// What the guest prints, between the serial port and whoever writes it to the host.
+/// What the guest prints, between the port it prints on and whoever writes it to the host.
 #[derive(Clone)]
 pub struct ConsoleOutput {
     buffer: Arc<Mutex<Buffer>>,
