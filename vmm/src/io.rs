@@ -323,5 +323,8 @@ impl Served {
 }
 
 #[cfg(test)]
+#[path = "io_by_hand.rs"]
+pub(crate) mod by_hand;
+#[cfg(test)]
 #[path = "io_tests.rs"]
 mod tests;

@@ -97,6 +97,23 @@ impl VirtioConsole {
     ) -> Self {
         Self { input, output, size, io, active: None }
     }
+
+    fn service(&self, activation: Activation) -> io::Result<Service> {
+        let mut queues = activation.queues.into_iter();
+        let (Some(receive), Some(transmit)) = (queues.next(), queues.next()) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let filled = lock(&self.input).filled.clone();
+        Ok(Service {
+            ram: activation.ram,
+            receive,
+            transmit,
+            input: self.input.clone(),
+            filled,
+            output: self.output.clone(),
+            printing: None,
+        })
+    }
 }
 
 impl VirtioDevice for VirtioConsole {
@@ -119,20 +136,7 @@ impl VirtioDevice for VirtioConsole {
     }
 
     fn activate(&mut self, activation: Activation) -> io::Result<()> {
-        let mut queues = activation.queues.into_iter();
-        let (Some(receive), Some(transmit)) = (queues.next(), queues.next()) else {
-            return Err(io::ErrorKind::InvalidInput.into());
-        };
-        let filled = lock(&self.input).filled.clone();
-        let service = Service {
-            ram: activation.ram,
-            receive,
-            transmit,
-            input: self.input.clone(),
-            filled,
-            output: self.output.clone(),
-            printing: None,
-        };
+        let service = self.service(activation)?;
         self.active = Some(self.io.add(Box::new(service))?);
         Ok(())
     }

@@ -2,8 +2,11 @@
 
 use super::*;
 use crate::io::IoThread;
+use crate::io::by_hand::ByHand;
 use crate::virtio::mmio::register;
-use crate::virtio::test_driver::{Descriptor, Driver, LIMIT, NEXT, WRITE};
+use crate::virtio::test_driver::{Descriptor, Driver, LIMIT, NEXT, WRITE, readable, writable};
+use crate::virtio::test_turns::{hold, turns};
+use std::cell::Cell;
 use std::thread;
 use std::time::Instant;
 
@@ -125,6 +128,43 @@ fn a_chain_as_long_as_memory_keeps_nobody_waiting_and_nobody_keeps_it_waiting() 
         bench.print(&[b"on"]);
         assert_eq!(bench.output.take(), b"on");
     }
+}
+
+#[test]
+fn one_turn_takes_so_many_chains_and_so_much_text_and_leaves_the_rest_for_the_next() {
+    let io = IoThread::spawn("io").unwrap();
+    let input = Arc::new(Mutex::new(Input::new().unwrap()));
+    let output = ConsoleOutput::new().unwrap();
+    let device = VirtioConsole::new(input.clone(), output.clone(), None, io.handle());
+    let (mut driver, held) = hold(&device);
+    let mut service = ByHand::start(device.service(held.take()).unwrap());
+    let (transmit, receive) = ((TRANSMIT_QUEUE, TRANSMIT), (RECEIVE_QUEUE, RECEIVE));
+
+    // A chain is begun in one step of a turn and given back in another.
+    driver.repeat(TRANSMIT_QUEUE, readable(0x10_0000, 1), 2 * TURN);
+    let chains = |driver: &Driver| driver.given_back(TRANSMIT_QUEUE).into();
+    let half = TURN as u64 / 2;
+    assert_eq!(turns(&driver, &mut service, transmit, chains), [half, half, half, half, 0]);
+    drop(output.take());
+
+    // Long text: the first turns give nothing back, since all of it is in one chain.
+    let turn = OUTPUT_TURN as u32;
+    driver.repeat(TRANSMIT_QUEUE, readable(0x10_0000, 2 * turn + 1), 1);
+    let length = Cell::new(0);
+    let printed = |_: &Driver| {
+        length.set(length.get() + output.take().len() as u64);
+        length.get()
+    };
+    assert_eq!(turns(&driver, &mut service, transmit, printed), [turn.into(), turn.into(), 1]);
+
+    // Room for a key each, and then for none.
+    lock(&input).receive(&[b'k'; INPUT_LIMIT]);
+    driver.repeat(RECEIVE_QUEUE, writable(0x10_0000, 1), TURN + 10);
+    driver.repeat(RECEIVE_QUEUE, readable(0x10_0000, 1), TURN);
+    let chains = |driver: &Driver| driver.given_back(RECEIVE_QUEUE).into();
+    let turn = TURN as u64;
+    assert_eq!(turns(&driver, &mut service, receive, chains), [turn, turn, 10]);
+    assert_eq!(lock(&input).room(), TURN + 10);
 }
 
 #[test]

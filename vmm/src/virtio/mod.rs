@@ -10,6 +10,8 @@ pub mod queue;
 pub mod rng;
 #[cfg(test)]
 pub(crate) mod test_driver;
+#[cfg(test)]
+pub(crate) mod test_turns;
 
 use crate::irq::IrqLine;
 use crate::memory::GuestRam;

@@ -19,7 +19,7 @@ use vm_memory::{Bytes, GuestAddress};
 /// No test waits longer for something that must come.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
-/// The most descriptors of a queue.
+/// The most descriptors of a queue that own memory.
 const SIZE: u16 = 256;
 /// Bytes of guest memory that a descriptor owns.
 const PIECE: u64 = 0x2_0000;
@@ -68,7 +68,7 @@ impl Ring {
         Self {
             size,
             base: 0x1_0000 * (index + 1),
-            free: (0..size).rev().collect(),
+            free: (0..size.min(SIZE)).rev().collect(),
             chains: HashMap::new(),
             avail: Wrapping(0),
             rung: Wrapping(0),
@@ -87,28 +87,49 @@ impl Ring {
     }
 }
 
+/// How a driver sets its device up.
+#[derive(Clone, Copy)]
+pub(crate) struct Manner {
+    /// Features that it does not accept.
+    pub(crate) refused: u64,
+    /// The most descriptors of a queue; up to 1,024, of which only the first 256 own memory.
+    pub(crate) size: u16,
+    /// How many of the queues, from the first on, it sets up.
+    pub(crate) queues: usize,
+}
+
+impl Default for Manner {
+    fn default() -> Self {
+        Self { refused: 0, size: SIZE, queues: usize::MAX }
+    }
+}
+
 /// A guest's driver of one device.
 pub(crate) struct Driver {
     pub(crate) transport: MmioTransport,
     pub(crate) ram: GuestRam,
     line: IrqLine,
     rings: Vec<Ring>,
-    /// Features that are not accepted.
-    refused: u64,
+    manner: Manner,
 }
 
 impl Driver {
     /// Brings `device` up.
     pub(crate) fn start(device: Box<dyn VirtioDevice>) -> Self {
-        Self::start_refusing(device, 0)
+        Self::start_as(device, Manner::default())
     }
 
     /// Brings `device` up without some of the features that it offers.
     pub(crate) fn start_refusing(device: Box<dyn VirtioDevice>, refused: u64) -> Self {
+        Self::start_as(device, Manner { refused, ..Manner::default() })
+    }
+
+    /// Brings `device` up in that manner.
+    pub(crate) fn start_as(device: Box<dyn VirtioDevice>, manner: Manner) -> Self {
         let ram = memory::map(128 << 20).unwrap();
         let line = IrqLine::new().unwrap();
         let transport = MmioTransport::new(ram.clone(), line.clone(), device).unwrap();
-        let mut driver = Self { transport, ram, line, rings: Vec::new(), refused };
+        let mut driver = Self { transport, ram, line, rings: Vec::new(), manner };
         driver.bring_up();
         driver
     }
@@ -130,20 +151,20 @@ impl Driver {
             self.write(register::DEVICE_FEATURES_SELECT, half);
             let mut features = [0; 4];
             self.transport.read(register::DEVICE_FEATURES, &mut features);
-            let refused = (self.refused >> (32 * half)) as u32;
+            let refused = (self.manner.refused >> (32 * half)) as u32;
             let accepted = u32::from_le_bytes(features) & !refused;
             self.write(register::DRIVER_FEATURES_SELECT, half);
             self.write(register::DRIVER_FEATURES, accepted);
         }
         self.write(register::STATUS, 11);
         self.rings.clear();
-        for index in 0.. {
+        for index in (0..).take(self.manner.queues) {
             self.write(register::QUEUE_SELECT, index);
             let max = self.read(register::QUEUE_SIZE_MAX) as u16;
             if max == 0 {
                 break;
             }
-            let ring = Ring::new(index.into(), max.min(SIZE));
+            let ring = Ring::new(index.into(), max.min(self.manner.size));
             self.ram.write_slice(&[0; 0x1_0000], GuestAddress(ring.base)).unwrap();
             self.write(register::QUEUE_SIZE, ring.size.into());
             self.write(register::DESCRIPTORS_LOW, ring.base as u32);
@@ -317,6 +338,12 @@ impl Driver {
         self.transport.doorbells()[queue].write(1).unwrap();
     }
 
+    /// How many chains the device has given back since the queue was set up.
+    pub(crate) fn given_back(&self, queue: usize) -> u16 {
+        let index = GuestAddress(self.rings[queue].used_ring() + 2);
+        self.ram.load(index, Ordering::Acquire).unwrap()
+    }
+
     /// The next chain that the device has given back: its first descriptor and what was written.
     pub(crate) fn take(&mut self, queue: usize) -> Option<(u16, Vec<u8>)> {
         let (head, length, mut room) = self.take_whole(queue)?;
@@ -328,9 +355,8 @@ impl Driver {
     /// The same: its first descriptor, how much the device says it has written, and all that lies
     /// where it could write.
     pub(crate) fn take_whole(&mut self, queue: usize) -> Option<(u16, u32, Vec<u8>)> {
+        let index = self.given_back(queue);
         let ring = &mut self.rings[queue];
-        let index: u16 =
-            self.ram.load(GuestAddress(ring.used_ring() + 2), Ordering::Acquire).unwrap();
         if index == ring.used.0 {
             return None;
         }

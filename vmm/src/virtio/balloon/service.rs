@@ -14,10 +14,10 @@ use vmm_sys_util::epoll::EventSet;
 pub(super) const PAGES: u64 = 4096;
 
 /// Tokens: the doorbells, and the host's wishes.
-const INFLATE: u32 = 0;
-const DEFLATE: u32 = 1;
+pub(super) const INFLATE: u32 = 0;
+pub(super) const DEFLATE: u32 = 1;
 const STATISTICS: u32 = 2;
-const REPORTS: u32 = 3;
+pub(super) const REPORTS: u32 = 3;
 const BELL: u32 = 4;
 
 /// A queue of pages that the guest can do without.

@@ -2,10 +2,14 @@
 
 use super::*;
 use crate::io::IoThread;
+use crate::io::by_hand::ByHand;
 use crate::memory::PAGE_SIZE;
 use crate::virtio::balloon::pages::NUMBERS_MAX;
+use crate::virtio::balloon::service::PAGES;
 use crate::virtio::mmio::register;
-use crate::virtio::test_driver::{Descriptor, Driver, LIMIT, NEXT, WRITE};
+use crate::virtio::queue::TURN;
+use crate::virtio::test_driver::{Descriptor, Driver, LIMIT, NEXT, WRITE, readable, writable};
+use crate::virtio::test_turns::{hold, turns};
 use protocol::HResult;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -31,6 +35,15 @@ fn start_refusing(features: u64) -> (Driver, BalloonControl, IoThread) {
 
 fn start() -> (Driver, BalloonControl, IoThread) {
     start_refusing(0)
+}
+
+/// A driver whose device is served by hand.
+fn by_hand() -> (Driver, BalloonControl, ByHand<Service>) {
+    let io = IoThread::spawn("io").unwrap();
+    let control = BalloonControl::new(MEMORY).unwrap();
+    let (driver, held) = hold(&Balloon::new(control.clone(), io.handle()));
+    let service = Service::new(held.take(), control.clone()).unwrap();
+    (driver, control, ByHand::start(service))
 }
 
 /// Puts something into the pages from `first` on.
@@ -175,17 +188,38 @@ fn reports_of_what_is_no_memory_or_that_wrap_touch_nothing() {
 }
 
 #[test]
-fn more_memory_than_a_turn_takes_goes_back_whole_and_others_are_served_meanwhile() {
-    let (mut driver, control, _io) = start();
-    let piece = (FREE, (FREE_END - FREE) as u32);
-    use_pages(&driver, FREE / PAGE_SIZE, u64::from(piece.1) / PAGE_SIZE);
-    report(&mut driver, REPORTS, &[piece; 20]);
-    driver.add(DEFLATE, &[&numbers(&[1])], &[]);
-    driver.kick(DEFLATE);
-    driver.wait(DEFLATE);
-    driver.wait_whole(REPORTS);
-    assert_eq!(control.info().given_back, 20 * (FREE_END - FREE));
+fn one_turn_gives_so_much_memory_back_and_leaves_the_rest_for_the_next() {
+    let (mut driver, control, mut service) = by_hand();
+    let pages = (FREE_END - FREE) / PAGE_SIZE;
+    use_pages(&driver, FREE / PAGE_SIZE, pages);
+    let given_back = |_: &Driver| control.info().given_back / PAGE_SIZE;
+    // Pieces that the guest names more than once, in one chain and in many.
+    let piece = writable(FREE, (FREE_END - FREE) as u32);
+    driver.add_raw(REPORTS, &[piece; 20]);
+    driver.repeat(REPORTS, piece, 20);
+    let reports = (REPORTS, service::REPORTS);
+    let turns_taken = turns(&driver, &mut service, reports, given_back);
+    assert_eq!(turns_taken.iter().sum::<u64>(), 40 * pages);
+    let (last, full) = turns_taken.split_last().unwrap();
+    assert!(full.iter().all(|turn| *turn == PAGES) && *last <= PAGES, "{turns_taken:?}");
+    assert_eq!(driver.given_back(REPORTS), 21);
     assert!((FREE / PAGE_SIZE..FREE_END / PAGE_SIZE).all(|page| is_gone(&driver, page)));
+}
+
+#[test]
+fn one_turn_takes_so_many_chains_and_leaves_the_rest_for_the_next() {
+    let (turn, half) = (TURN as u64, TURN as u64 / 2);
+    // A chain of pages is begun in one step of a turn and given back in another.
+    for (queue, expected) in [
+        ((INFLATE, service::INFLATE), [half, half, half, half, 0].as_slice()),
+        ((DEFLATE, service::DEFLATE), &[turn, turn, 0]),
+        ((REPORTS, service::REPORTS), &[half, half, half, half, 0]),
+    ] {
+        let (mut driver, _control, mut service) = by_hand();
+        driver.repeat(queue.0, readable(FREE, 0), 2 * TURN);
+        let given_back = |driver: &Driver| driver.given_back(queue.0).into();
+        assert_eq!(turns(&driver, &mut service, queue, given_back), expected, "{queue:?}");
+    }
 }
 
 #[test]

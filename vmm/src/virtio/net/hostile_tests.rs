@@ -1,9 +1,13 @@
 //! Chains and rings that no honest driver makes.
 
 use super::test_wire::*;
-use super::{LONGEST, QUEUE_SIZE, VIRTIO_NET_F_MRG_RXBUF};
+use super::{LONGEST, QUEUE_SIZE, VIRTIO_NET_F_MRG_RXBUF, service};
 use crate::tap::HEADER;
-use crate::virtio::test_driver::{Descriptor, INDIRECT, LIMIT, NEXT, WRITE, readable, writable};
+use crate::virtio::queue::TURN;
+use crate::virtio::test_driver::{
+    Descriptor, Driver, INDIRECT, LIMIT, NEXT, WRITE, readable, writable,
+};
+use crate::virtio::test_turns::{LONG, turns};
 use std::time::Instant;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -196,30 +200,46 @@ fn a_ring_or_a_head_that_is_nonsense_stops_the_device_until_it_is_reset() {
     }
 }
 
+/// The queues by their numbers and those of their doorbells.
+const SENDING: (usize, u32) = (SEND, service::SEND);
+const RECEIVING: (usize, u32) = (RECEIVE, service::RECEIVE);
+
 #[test]
-fn an_endless_supply_of_chains_keeps_neither_a_reset_nor_the_other_queue_waiting() {
-    let mut guest = Guest::start();
-    for (queue, bad) in [(SEND, readable(FREE, 60)), (SEND, writable(FREE, 1))] {
-        let index = guest.driver.reserve(queue);
-        guest.driver.set_descriptor(queue, index, bad);
-        // The same chain again and again, without end.
-        for _ in 0..2000 {
-            guest.driver.make_available(queue, index);
-            guest.driver.ring(queue);
-        }
-        guest.driver.restart();
-        while guest.try_host_gets().is_some() {}
-        guest.still_works();
+fn one_turn_sends_so_many_packets_and_leaves_the_rest_for_the_next() {
+    for (chain, sent) in [(readable(FREE, 60), true), (writable(FREE, 1), false)] {
+        let (mut guest, mut service) = Guest::by_hand();
+        guest.driver.repeat(SEND, chain, 2 * TURN + 10);
+        let turn = TURN as u64;
+        let given_back = |driver: &Driver| driver.given_back(SEND).into();
+        assert_eq!(turns(&guest.driver, &mut service, SENDING, given_back), [turn, turn, 10]);
+        let count = std::iter::from_fn(|| guest.try_host_gets()).count();
+        assert_eq!(count, if sent { 2 * TURN + 10 } else { 0 });
     }
+}
+
+#[test]
+fn one_turn_receives_so_many_packets_and_leaves_the_rest_for_the_next() {
+    let (mut guest, mut service) = Guest::by_hand();
+    guest.driver.repeat(RECEIVE, writable(FREE, 70_000), usize::from(LONG));
+    for number in 0..TURN + 10 {
+        guest.host_sends(&packet(60, number));
+    }
+    assert!(service.ready().contains(&service::WIRE));
+    let given_back = |driver: &Driver| driver.given_back(RECEIVE).into();
+    service.turn(service::WIRE);
+    assert_eq!(guest.driver.given_back(RECEIVE), TURN as u16);
+    assert_eq!(turns(&guest.driver, &mut service, RECEIVING, given_back), [10]);
+}
+
+#[test]
+fn one_turn_looks_at_so_many_chains_that_cannot_be_filled() {
+    let (mut guest, mut service) = Guest::by_hand();
     guest.host_sends(&packet(60, 0));
-    for bad in [readable(FREE, 60), writable(FREE, 12), writable(FREE, 1 << 20)] {
-        let index = guest.driver.reserve(RECEIVE);
-        guest.driver.set_descriptor(RECEIVE, index, bad);
-        for _ in 0..2000 {
-            guest.driver.make_available(RECEIVE, index);
-            guest.driver.ring(RECEIVE);
-        }
-        guest.driver.restart();
-        guest.still_works();
-    }
+    guest.driver.repeat(RECEIVE, writable(FREE, HEADER as u32 - 1), 2 * usize::from(QUEUE_SIZE));
+    guest.driver.repeat(RECEIVE, writable(FREE, 70_000), 1);
+    service.turn(service::WIRE);
+    assert_eq!(guest.driver.given_back(RECEIVE), QUEUE_SIZE);
+    let turn = u64::from(QUEUE_SIZE);
+    let given_back = |driver: &Driver| driver.given_back(RECEIVE).into();
+    assert_eq!(turns(&guest.driver, &mut service, RECEIVING, given_back), [turn, 1]);
 }

@@ -24,9 +24,9 @@ use vmm_sys_util::epoll::EventSet;
 /// With any of these, long packets come.
 const UNCUT: Offloads = Offloads::TSO4.union(Offloads::TSO6);
 
-const WIRE: u32 = 0;
-const RECEIVE: u32 = 1;
-const SEND: u32 = 2;
+pub(super) const WIRE: u32 = 0;
+pub(super) const RECEIVE: u32 = 1;
+pub(super) const SEND: u32 = 2;
 
 /// Packets that may have waited in the tap for a driver, and are thrown away when one comes. The
 /// kernel's limit for a tap that nobody has changed is 1,000.

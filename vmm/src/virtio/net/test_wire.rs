@@ -1,12 +1,15 @@
 //! A network for tests: a socket pair in place of the tap, whose other end the test has, and a driver
 //! of the device.
 
+use super::service::Service;
 use super::{Interface, Net};
 use crate::config::Mac;
+use crate::io::by_hand::ByHand;
 use crate::outcome::OutcomeSlot;
 use crate::tap::{HEADER, Offloads, Wire};
 use crate::usage::Usage;
-use crate::virtio::test_driver::{Driver, LIMIT};
+use crate::virtio::test_driver::{Driver, LIMIT, Manner};
+use crate::virtio::test_turns::hold;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use std::io;
@@ -60,6 +63,32 @@ impl Guest {
 
     /// A guest that does not accept some of the device's features, with interface number `index`.
     pub(crate) fn start_refusing(refused: &[u32], index: usize) -> Self {
+        let refused = refused.iter().fold(0, |all, feature| all | 1 << feature);
+        Self::start_as(Manner { refused, ..Manner::default() }, index)
+    }
+
+    /// A guest whose driver sets interface number `index` up in that manner.
+    pub(crate) fn start_as(manner: Manner, index: usize) -> Self {
+        let start = |interface| {
+            let net = Net::new(interface, &OutcomeSlot::new().0).unwrap();
+            Driver::start_as(Box::new(net), manner)
+        };
+        Self::on_wire(index, start)
+    }
+
+    /// A guest whose device is served by hand.
+    pub(crate) fn by_hand() -> (Self, ByHand<Service>) {
+        let mut service = None;
+        let start = |interface: Interface| {
+            let (driver, held) = hold(&Net::new(interface.clone(), &OutcomeSlot::new().0).unwrap());
+            service = Some(Service::new(held.take(), &interface).unwrap());
+            driver
+        };
+        let guest = Self::on_wire(0, start);
+        (guest, ByHand::start(service.unwrap()))
+    }
+
+    fn on_wire(index: usize, start: impl FnOnce(Interface) -> Driver) -> Self {
         let (host, end) = rustix::net::socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
@@ -70,10 +99,7 @@ impl Guest {
         let (usage, offloads) = (Usage::default(), Arc::<Mutex<_>>::default());
         let wire = Arc::new(Socket { end, offloads: offloads.clone() });
         let interface = Interface::on(index, wire, Mac::new(ADDRESS).unwrap(), &usage);
-        let net = Net::new(interface, &OutcomeSlot::new().0).unwrap();
-        let refused = refused.iter().fold(0, |all, feature| all | 1 << feature);
-        let driver = Driver::start_refusing(Box::new(net), refused);
-        Self { driver, usage, host, offloads }
+        Self { driver: start(interface), usage, host, offloads }
     }
 
     /// What was set as the driver came up.
