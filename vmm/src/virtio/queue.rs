@@ -9,6 +9,7 @@ use crate::virtio::Interrupt;
 use std::num::Wrapping;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
+use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
@@ -181,15 +182,18 @@ impl DeviceQueue {
         }
     }
 
-    /// Whether the driver wants to know of the chains `given` back last (section 2.7.10). The
-    /// library's own answer knows only of those that it gave back itself.
+    /// Whether the driver wants to know of the chains `given` back last: with event indices, if the
+    /// one that it named is among them, else unless its flag says no (section 2.7.7.2). The library's
+    /// own answer knows only of those that it gave back itself, and of no flag.
     fn wants_interrupt(&self, given: Wrapping<u16>) -> Result<bool, GuestMemoryError> {
-        if !self.queue.event_idx_enabled() {
-            return Ok(true);
-        }
-        // The driver sees what was given back before it says where it wants to know next.
+        // The driver sees what was given back before it says what it wants to know next.
         fence(Ordering::SeqCst);
-        let event = self.queue.avail_ring() + 4 + u64::from(self.queue.size()) * 2;
+        let ring = self.queue.avail_ring();
+        if !self.queue.event_idx_enabled() {
+            let flags = u16::from_le(self.ram.load(GuestAddress(ring), Ordering::Relaxed)?);
+            return Ok(u32::from(flags) & VRING_AVAIL_F_NO_INTERRUPT == 0);
+        }
+        let event = ring + 4 + u64::from(self.queue.size()) * 2;
         let event = Wrapping(u16::from_le(self.ram.load(GuestAddress(event), Ordering::Relaxed)?));
         Ok(Wrapping(self.queue.next_used()) - event - Wrapping(1) < given)
     }
@@ -213,3 +217,7 @@ impl DeviceQueue {
         Broken
     }
 }
+
+#[cfg(test)]
+#[path = "queue_tests.rs"]
+mod tests;
