@@ -8,7 +8,9 @@ use crate::virtio::balloon::pages::NUMBERS_MAX;
 use crate::virtio::balloon::service::PAGES;
 use crate::virtio::mmio::register;
 use crate::virtio::queue::TURN;
-use crate::virtio::test_driver::{Descriptor, Driver, LIMIT, NEXT, WRITE, readable, writable};
+use crate::virtio::test_driver::{
+    Descriptor, Driver, LIMIT, Manner, NEXT, WRITE, readable, writable,
+};
 use crate::virtio::test_turns::{hold, turns};
 use protocol::HResult;
 use std::thread;
@@ -25,16 +27,16 @@ const MEMORY: u64 = 128 << 20;
 const FREE: u64 = 1 << 20;
 const FREE_END: u64 = 16 << 20;
 
-fn start_refusing(features: u64) -> (Driver, BalloonControl, IoThread) {
+fn start_as(manner: Manner) -> (Driver, BalloonControl, IoThread) {
     let io = IoThread::spawn("io").unwrap();
     let control = BalloonControl::new(MEMORY).unwrap();
     let device = Balloon::new(control.clone(), io.handle());
-    let driver = Driver::start_refusing(Box::new(device), features);
+    let driver = Driver::start_as(Box::new(device), manner);
     (driver, control, io)
 }
 
 fn start() -> (Driver, BalloonControl, IoThread) {
-    start_refusing(0)
+    start_as(Manner::default())
 }
 
 /// A driver whose device is served by hand.
@@ -372,21 +374,44 @@ fn of_many_buffers_of_statistics_one_is_taken_at_a_time_whatever_is_in_them() {
 }
 
 #[test]
-fn queues_of_features_that_are_not_agreed_on_take_no_number() {
-    let (mut driver, control, _io) = start_refusing(STATS);
-    // As many pieces as Linux reports at once.
-    use_pages(&driver, 0x500, 33);
-    let pieces: Vec<(u64, u32)> =
-        (0x500..0x520).map(|page| (page * PAGE_SIZE, PAGE_SIZE as u32)).collect();
-    report(&mut driver, STATISTICS, &pieces);
-    driver.wait_whole(STATISTICS);
-    assert!((0x500..0x520).all(|page| is_gone(&driver, page)) && !is_gone(&driver, 0x520));
-    let begun = Instant::now();
-    assert_eq!(control.fresh_info(LIMIT).stats, None);
-    assert!(begun.elapsed() < LIMIT, "nobody waits for what was not agreed on");
-
-    let (mut driver, _control, _io) = start_refusing(REPORTING | STATS);
-    driver.add(INFLATE, &[&numbers(&[0x200])], &[]);
-    driver.kick(INFLATE);
-    driver.wait(INFLATE);
+fn a_driver_that_sets_up_only_the_queues_of_its_features_is_served_on_each() {
+    // What is refused, how many queues are left, and which are for statistics and reports.
+    for (refused, queues, statistics, reports) in [
+        (0, 4, Some(STATISTICS), Some(REPORTS)),
+        (STATS, 3, None, Some(2)),
+        (REPORTING, 3, Some(2), None),
+        (STATS | REPORTING, 2, None, None),
+    ] {
+        let manner = Manner { refused, queues, ..Manner::default() };
+        let (mut driver, control, _io) = start_as(manner);
+        use_pages(&driver, 0x200, 2);
+        for queue in [INFLATE, DEFLATE] {
+            driver.add(queue, &[&numbers(&[0x200])], &[]);
+            driver.kick(queue);
+            driver.wait(queue);
+        }
+        assert!(is_gone(&driver, 0x200) && !is_gone(&driver, 0x201), "{queues}");
+        if let Some(queue) = reports {
+            // As many pieces as Linux reports at once.
+            use_pages(&driver, 0x500, 33);
+            let pieces: Vec<(u64, u32)> =
+                (0x500..0x520).map(|page| (page * PAGE_SIZE, PAGE_SIZE as u32)).collect();
+            let head = report(&mut driver, queue, &pieces);
+            assert_eq!(driver.wait_whole(queue).0, head);
+            assert!((0x500..0x520).all(|page| is_gone(&driver, page)), "{queues}");
+            assert!(!is_gone(&driver, 0x520), "{queues}");
+        }
+        let given_back = if reports.is_some() { 33 } else { 1 };
+        assert_eq!(control.info().given_back, given_back * PAGE_SIZE, "{queues}");
+        if let Some(queue) = statistics {
+            driver.add(queue, &[&stats(&[(4, 77)])], &[]);
+            driver.kick(queue);
+            wait_for_stats(&control);
+            assert_eq!(control.info().stats.unwrap().free, Some(77));
+        } else {
+            let begun = Instant::now();
+            assert_eq!(control.fresh_info(LIMIT).stats, None);
+            assert!(begun.elapsed() < LIMIT, "nobody waits for what was not agreed on");
+        }
+    }
 }
