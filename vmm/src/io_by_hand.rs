@@ -4,7 +4,7 @@ use super::*;
 
 /// The source, and what it watches.
 pub(crate) struct ByHand<S> {
-    source: S,
+    pub(crate) source: S,
     epoll: Epoll,
     watched: HashMap<RawFd, u32>,
     forgotten: HashSet<u64>,
@@ -30,6 +30,11 @@ impl<S: Source> ByHand<S> {
     /// Calls the source because `token` is ready.
     pub(crate) fn turn(&mut self, token: u32) {
         self.call(|source, registry| source.ready(token, EventSet::IN, registry));
+    }
+
+    /// Calls the source because its deadline has passed.
+    pub(crate) fn expire(&mut self) {
+        self.call(|source, registry| source.expired(registry));
     }
 
     fn call<T>(&mut self, call: impl FnOnce(&mut S, &mut Registry<'_>) -> T) -> T {

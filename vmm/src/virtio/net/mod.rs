@@ -144,6 +144,8 @@ impl VirtioDevice for Net {
 }
 
 #[cfg(test)]
+mod fault_tests;
+#[cfg(test)]
 mod hostile_tests;
 #[cfg(test)]
 mod real_tests;

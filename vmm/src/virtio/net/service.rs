@@ -4,6 +4,11 @@
 //! then it is read until it is empty. If the driver has no buffers, reading stops; packets wait in
 //! the tap, which throws away what it has no room for, and the doorbell says when to go on. Nothing
 //! of this costs time while nothing can be done.
+//!
+//! A read that fails says that the tap is empty (`EAGAIN`), that it is there no more (`EBADFD`), or
+//! that a packet was taken off it and lost. After the last of these there may be more packets, of
+//! which the tap says nothing new, so reading goes on; should nothing else come of that for a whole
+//! turn, then after a pause.
 
 use super::buffers::Buffers;
 use super::{Interface, LONGEST, LONGEST_CUT, OFFLOADS, QUEUE_SIZE};
@@ -17,6 +22,7 @@ use std::fmt::Display;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
 use vm_memory::{GuestMemoryBackend, VolatileSlice};
 use vmm_sys_util::epoll::EventSet;
@@ -32,6 +38,9 @@ pub(super) const SEND: u32 = 2;
 /// kernel's limit for a tap that nobody has changed is 1,000.
 const STALE: usize = 10_000;
 
+/// How long a tap is left alone of which a whole turn of reads has failed.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// The device's queues, and what packets need.
 pub(super) struct Service {
     ram: GuestRam,
@@ -44,6 +53,8 @@ pub(super) struct Service {
     merged: bool,
     /// There may be packets in the tap.
     waiting: bool,
+    /// When they are looked for again, after a turn of reads that failed.
+    again: Option<Instant>,
     usage: Usage,
     name: String,
     complained: Arc<AtomicBool>,
@@ -72,6 +83,7 @@ impl Service {
             offloads,
             merged: has(VIRTIO_NET_F_MRG_RXBUF),
             waiting: false,
+            again: None,
             usage: interface.usage.clone(),
             name: interface.name.clone(),
             complained: interface.complained.clone(),
@@ -81,13 +93,19 @@ impl Service {
     /// Gives packets that have come to the driver, until there are none or it has no room.
     fn receive(&mut self) -> Result<(), Broken> {
         let ram = self.ram.clone();
+        self.again = None;
+        let mut read = false;
         for _ in 0..TURN {
             if !self.waiting || !self.gather(&ram)? {
                 return Ok(());
             }
-            self.receive_one(&ram)?;
+            read |= self.receive_one(&ram)?;
         }
-        self.receive.ring();
+        match (self.waiting, read) {
+            (true, true) => self.receive.ring(),
+            (true, false) => self.again = Some(Instant::now() + PAUSE),
+            (false, _) => {}
+        }
         Ok(())
     }
 
@@ -123,8 +141,9 @@ impl Service {
         if self.offloads.intersects(UNCUT) { LONGEST } else { LONGEST_CUT }
     }
 
-    /// Reads a packet, if there is one, into the buffers, and gives those to the driver.
-    fn receive_one(&mut self, ram: &GuestRam) -> Result<(), Broken> {
+    /// Reads a packet, if there is one, into the buffers, and gives those to the driver. Says whether
+    /// the tap could be read.
+    fn receive_one(&mut self, ram: &GuestRam) -> Result<bool, Broken> {
         let slices = self.buffers.slices(ram, self.merged);
         let room: usize = slices.iter().map(VolatileSlice::len).sum();
         match read_packet(self.wire.as_ref(), &slices) {
@@ -137,14 +156,17 @@ impl Service {
             }
             // No packet is so short: there is none.
             Ok(_) => self.waiting = false,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.waiting = false,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => {
-                self.waiting = false;
-                self.lose(&error);
+                self.waiting = !has_nothing(&error);
+                match error.raw_os_error() {
+                    Some(libc::EAGAIN | libc::EINTR) => {}
+                    Some(libc::EBADFD) => self.lose(&"the tap has been removed"),
+                    _ => self.lose(&error),
+                }
+                return Ok(false);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Sends the packets that the driver has made available.
@@ -190,8 +212,10 @@ impl Service {
         let mut bytes = [0; 64];
         let slices = [VolatileSlice::from(bytes.as_mut_slice())];
         for _ in 0..STALE {
-            if read_packet(self.wire.as_ref(), &slices).map_or(true, |length| length == 0) {
-                return;
+            match read_packet(self.wire.as_ref(), &slices) {
+                Ok(0) => return,
+                Err(error) if has_nothing(&error) => return,
+                _ => {}
             }
         }
     }
@@ -223,6 +247,12 @@ fn read_packet(wire: &dyn Wire, slices: &[VolatileSlice<'_>]) -> io::Result<usiz
     // and the guest expects that anything is written there.
     let length = unsafe { libc::readv(wire.as_raw_fd(), vectors.as_ptr(), count_of(&vectors)) };
     usize::try_from(length).map_err(|_| io::Error::last_os_error())
+}
+
+/// Whether the `error` of a read says that there is no packet: none has come, or none can come any
+/// more.
+fn has_nothing(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBADFD))
 }
 
 /// Writes the packet that lies in `slices`, and gives its bytes.
@@ -271,6 +301,18 @@ impl Source for Service {
         };
         self.receive.notify();
         self.send.notify();
+        if served.is_err() {
+            registry.forget_all();
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.again
+    }
+
+    fn expired(&mut self, registry: &mut Registry<'_>) {
+        let served = self.receive();
+        self.receive.notify();
         if served.is_err() {
             registry.forget_all();
         }

@@ -23,15 +23,25 @@ pub(crate) const SEND: usize = 1;
 
 pub(crate) const ADDRESS: [u8; 6] = [2, 0, 0, 0xab, 0xcd, 0xef];
 
+/// What is read in the socket's place, and how many times more.
+type Fault = Arc<Mutex<Option<(OwnedFd, usize)>>>;
+
 /// The device's end.
 struct Socket {
     end: OwnedFd,
+    fault: Fault,
     offloads: Arc<Mutex<Vec<Offloads>>>,
 }
 
 impl AsRawFd for Socket {
     fn as_raw_fd(&self) -> RawFd {
-        self.end.as_raw_fd()
+        match self.fault.lock().unwrap().as_mut() {
+            Some((instead, times)) if *times > 0 => {
+                *times -= 1;
+                instead.as_raw_fd()
+            }
+            _ => self.end.as_raw_fd(),
+        }
     }
 }
 
@@ -54,6 +64,7 @@ pub(crate) struct Guest {
     pub(crate) usage: Usage,
     host: OwnedFd,
     offloads: Arc<Mutex<Vec<Offloads>>>,
+    fault: Fault,
 }
 
 impl Guest {
@@ -97,9 +108,20 @@ impl Guest {
         )
         .unwrap();
         let (usage, offloads) = (Usage::default(), Arc::<Mutex<_>>::default());
-        let wire = Arc::new(Socket { end, offloads: offloads.clone() });
+        let fault = Fault::default();
+        let wire = Arc::new(Socket { end, fault: fault.clone(), offloads: offloads.clone() });
         let interface = Interface::on(index, wire, Mac::new(ADDRESS).unwrap(), &usage);
-        Self { driver: start(interface), usage, host, offloads }
+        Self { driver: start(interface), usage, host, offloads, fault }
+    }
+
+    /// From now on, the device reads `instead`, so many times.
+    pub(crate) fn reads(&self, instead: impl Into<OwnedFd>, times: usize) {
+        *self.fault.lock().unwrap() = Some((instead.into(), times));
+    }
+
+    /// How many of these times are left.
+    pub(crate) fn reads_left(&self) -> usize {
+        self.fault.lock().unwrap().as_ref().map_or(0, |(_, times)| *times)
     }
 
     /// What was set as the driver came up.

@@ -3,6 +3,7 @@
 use super::test_wire::*;
 use super::{LONGEST, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_MRG_RXBUF};
 use crate::tap::{HEADER, Offloads};
+use crate::virtio::test_driver::Manner;
 use std::fs;
 use std::thread;
 use std::time::Duration;
@@ -41,6 +42,27 @@ fn a_packet_takes_as_many_buffers_as_it_needs_and_leaves_the_others() {
         assert_eq!(guest.gets(), packet);
         assert_eq!(guest.driver.room(RECEIVE) - room, buffers, "{length}");
     }
+}
+
+#[test]
+fn a_ring_that_holds_less_than_the_longest_packet_gets_all_that_fit() {
+    let mut guest = Guest::start_as(Manner { size: 32, ..Manner::default() }, 0);
+    let fill = |guest: &mut Guest| {
+        while guest.driver.room(RECEIVE) > 0 {
+            guest.gives(&[1536]);
+        }
+    };
+    for length in [60, 1514, 9000, 32 * 1536 - HEADER, 14] {
+        fill(&mut guest);
+        let packet = packet(length, length);
+        guest.host_sends(&packet);
+        assert_eq!(guest.gets(), packet);
+    }
+    // One that fits into no ring like that is lost, and takes no other with it.
+    fill(&mut guest);
+    guest.host_sends(&packet(32 * 1536 - HEADER + 1, 0));
+    guest.host_sends(&packet(500, 1));
+    assert_eq!(guest.gets(), packet(500, 1));
 }
 
 #[test]
