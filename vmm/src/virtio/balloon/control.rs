@@ -5,6 +5,7 @@ use crate::config::{MEMORY_MIN, Size};
 use crate::error::CallError;
 use crate::integration::guest::milliseconds;
 use crate::memory::PAGE_SIZE;
+use crate::virtio::read_bytes;
 use protocol::HResult;
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -72,6 +73,8 @@ struct State {
     /// In pages, as the next is.
     target: u32,
     actual: u32,
+    /// The target that the driver has read last; none before it has.
+    found: u32,
     /// The driver is there; with the statistics, or without.
     driver: Option<WithStats>,
     given_back: u64,
@@ -138,10 +141,23 @@ impl BalloonControl {
         info(&waited.unwrap_or_else(PoisonError::into_inner).0)
     }
 
-    /// What the driver reads: the size that the balloon is to have and the one it has, in pages.
-    pub(super) fn sizes(&self) -> (u32, u32) {
+    /// The driver reads at `offset`: the size that the balloon is to have and the one it has, in
+    /// pages.
+    pub(super) fn read(&self, offset: u64, data: &mut [u8]) {
+        let mut state = self.lock();
+        let sizes = [state.target.to_le_bytes(), state.actual.to_le_bytes()].concat();
+        read_bytes(&sizes, offset, data);
+        // Drivers read the field as a whole (section 4.2.2.2); another one may be told of a target
+        // that it knows, but of each that it does not.
+        if offset == 0 && data.len() >= size_of::<u32>() {
+            state.found = state.target;
+        }
+    }
+
+    /// Whether the target is not the one that the driver has read last.
+    pub(super) fn is_news(&self) -> bool {
         let state = self.lock();
-        (state.target, state.actual)
+        state.target != state.found
     }
 
     /// The driver says how large the balloon is, in pages.
@@ -159,6 +175,7 @@ impl BalloonControl {
         let mut state = self.lock();
         state.driver = None;
         state.actual = 0;
+        state.found = 0;
         state.stats = None;
         drop(state);
         self.shared.told.notify_all();

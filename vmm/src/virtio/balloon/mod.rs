@@ -29,7 +29,7 @@ mod stats;
 pub use control::{BalloonControl, BalloonInfo, MemoryStats};
 
 use crate::io::{IoHandle, SourceId};
-use crate::virtio::{Activation, VirtioDevice, read_bytes};
+use crate::virtio::{Activation, VirtioDevice};
 use service::Service;
 use std::io;
 
@@ -80,9 +80,7 @@ impl VirtioDevice for Balloon {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let (target, actual) = self.control.sizes();
-        let sizes = [target.to_le_bytes(), actual.to_le_bytes()].concat();
-        read_bytes(&sizes, offset, data);
+        self.control.read(offset, data);
     }
 
     fn write_config(&mut self, offset: u64, data: &[u8]) {

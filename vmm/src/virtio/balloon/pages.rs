@@ -66,7 +66,7 @@ impl Pages {
     }
 
     /// Gives back as many as the budget, a number of pages, allows, takes them off it, and says how
-    /// many bytes these were.
+    /// many bytes the host has got. What it did not get is not tried again.
     pub(super) fn give_back(&mut self, ram: &GuestRam, budget: &mut u64) -> u64 {
         let mut given = 0;
         while *budget > 0
@@ -74,9 +74,11 @@ impl Pages {
         {
             let now = length.min(*budget * PAGE_SIZE);
             // A region of RAM is a mapping of its own.
-            let now = give_back_from(ram, start, now).unwrap_or(now);
+            let (now, is_given) = give_back_from(ram, start, now).unwrap_or((now, false));
             *budget -= now / PAGE_SIZE;
-            given += now;
+            if is_given {
+                given += now;
+            }
             if now < length {
                 self.ranges.push_front((start + now, length - now));
             }
@@ -95,9 +97,9 @@ fn is_ram(ram: &GuestRam, (start, length): Range) -> bool {
     usize::try_from(length).is_ok_and(|length| ram.check_range(GuestAddress(start), length))
 }
 
-/// Gives back as much of `length` bytes from `start` on as lies in one region, and says how much;
-/// none if it lies in no region at all.
-fn give_back_from(ram: &GuestRam, start: u64, length: u64) -> Option<u64> {
+/// Gives back as much of `length` bytes from `start` on as lies in one region, and says how much, and
+/// whether the host has got it; none if it lies in no region at all.
+fn give_back_from(ram: &GuestRam, start: u64, length: u64) -> Option<(u64, bool)> {
     let region = ram.find_region(GuestAddress(start))?;
     let offset = start.checked_sub(region.start_addr().raw_value())?;
     let length = length.min(region.len().checked_sub(offset)?);
@@ -105,17 +107,19 @@ fn give_back_from(ram: &GuestRam, start: u64, length: u64) -> Option<u64> {
     // SAFETY: these bytes are a part of the region's mapping, which `ram` keeps. They are guest
     // memory: everybody takes them for something that the guest may change at any time.
     let given = unsafe { madvise(place.cast(), length as usize, Advice::LinuxDontNeed) };
-    if let Err(error) = given {
-        // The guest loses nothing by it.
+    if let Err(error) = &given {
+        // The guest loses nothing by it. The host may have got a part, which is not known.
         tracing::debug!(%error, "pages of the guest's were not given back");
     }
-    Some(length)
+    Some((length, given.is_ok()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::MEMORY_MIN;
     use crate::memory::{self, MMIO_GAP_END, MMIO_GAP_START};
+    use vm_memory::Bytes;
 
     #[test]
     fn a_range_that_leaves_its_region_is_no_memory_and_stops_at_the_end_all_the_same() {
@@ -125,7 +129,31 @@ mod tests {
         assert!(!is_ram(&ram, (MMIO_GAP_START - PAGE_SIZE, MMIO_GAP_END)));
         assert!(is_ram(&ram, (MMIO_GAP_END, 1 << 30)));
         let given = give_back_from(&ram, MMIO_GAP_START - PAGE_SIZE, 2 * PAGE_SIZE);
-        assert_eq!(given, Some(PAGE_SIZE));
+        assert_eq!(given, Some((PAGE_SIZE, true)));
         assert_eq!(give_back_from(&ram, MMIO_GAP_START, PAGE_SIZE), None);
+    }
+
+    #[test]
+    fn what_the_host_did_not_get_is_not_counted_and_takes_its_part_of_the_turn() {
+        let ram = memory::map(MEMORY_MIN).unwrap();
+        let page = |number: u64| GuestAddress(number * PAGE_SIZE);
+        let place = ram.get_host_address(page(2)).unwrap();
+        // The kernel does not take back what is locked.
+        // SAFETY: the page is a part of RAM's mapping, which stays until the end of the test.
+        unsafe { rustix::mm::mlock(place.cast(), PAGE_SIZE as usize) }.unwrap();
+        for number in 0..6 {
+            ram.write_obj(0xaa_u8, page(number)).unwrap();
+        }
+        let range = |number: u64| (number * PAGE_SIZE, PAGE_SIZE);
+        let mut pages = Pages { ranges: [range(1), range(2), range(3), range(4)].into() };
+        let mut budget = 3;
+        assert_eq!(pages.give_back(&ram, &mut budget), 2 * PAGE_SIZE);
+        assert_eq!((budget, &pages), (0, &Pages { ranges: [range(4)].into() }));
+        budget = 10;
+        assert_eq!(pages.give_back(&ram, &mut budget), PAGE_SIZE);
+        assert_eq!((budget, pages.is_empty()), (9, true));
+        let bytes: [u8; 6] =
+            std::array::from_fn(|number| ram.read_obj(page(number as u64)).unwrap());
+        assert_eq!(bytes, [0xaa, 0, 0xaa, 0, 0, 0xaa]);
     }
 }

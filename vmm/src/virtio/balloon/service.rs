@@ -18,7 +18,7 @@ pub(super) const INFLATE: u32 = 0;
 pub(super) const DEFLATE: u32 = 1;
 const STATISTICS: u32 = 2;
 pub(super) const REPORTS: u32 = 3;
-const BELL: u32 = 4;
+pub(super) const BELL: u32 = 4;
 
 /// A queue of pages that the guest can do without.
 struct Spare {
@@ -74,8 +74,6 @@ pub(super) struct Service {
     held: Option<u16>,
     control: BalloonControl,
     interrupt: Interrupt,
-    /// The target that the driver has been told of, or has found.
-    announced: u32,
 }
 
 impl Service {
@@ -96,7 +94,6 @@ impl Service {
             stats,
             reports,
             held: None,
-            announced: control.sizes().0,
             control,
             interrupt: activation.interrupt,
         })
@@ -172,9 +169,7 @@ impl Service {
     fn heed_the_host(&mut self) -> Result<(), Broken> {
         // Non-blocking, and only this thread reads it.
         let _ = self.control.bell().read();
-        let (target, _) = self.control.sizes();
-        if target != self.announced {
-            self.announced = target;
+        if self.control.is_news() {
             self.interrupt.config();
         }
         if self.control.take_wanted()

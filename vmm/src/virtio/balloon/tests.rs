@@ -287,6 +287,61 @@ fn a_new_target_interrupts_the_driver_which_finds_it_and_says_what_it_has() {
 }
 
 #[test]
+fn the_driver_is_told_of_a_target_unless_it_is_the_one_that_it_has_read_last() {
+    let (mut driver, control, mut service) = by_hand();
+    let device = Balloon::new(control.clone(), IoThread::spawn("io").unwrap().handle());
+    let read = |offset, length| {
+        let mut data = vec![0; length];
+        device.read_config(offset, &mut data);
+        data[0]
+    };
+    // The device looks at what the host wants; whether it then interrupts the driver.
+    let mut tells = |pages: u64| {
+        control.set_target(pages * PAGE_SIZE).unwrap();
+        assert_eq!(service.ready(), [service::BELL]);
+        service.turn(service::BELL);
+        driver.wait_interrupt(Instant::now())
+    };
+    assert!(!tells(0), "what is there to begin with is nothing new");
+    assert!(tells(1));
+    // It has not read it: told again, and of what it knows not either.
+    assert!(tells(1) && tells(2));
+    assert_eq!(read(0, 4), 2);
+    assert!(!tells(2));
+    // It reads by itself, before the device has looked.
+    control.set_target(3 * PAGE_SIZE).unwrap();
+    assert_eq!(read(0, 8), 3);
+    assert!(!tells(3));
+    // What it reads in between counts, not what it was told of.
+    control.set_target(4 * PAGE_SIZE).unwrap();
+    assert_eq!(read(0, 4), 4);
+    assert!(tells(3));
+    // Neither the other field, nor a part of this one, is the target.
+    for (offset, length) in [(4, 4), (0, 1), (0, 2), (1, 4), (2, 2)] {
+        read(offset, length);
+        assert!(tells(3), "{offset} {length}");
+    }
+    assert_eq!(read(0, 4), 3);
+    assert!(!tells(3));
+    // The next driver has read nothing.
+    control.driver_left();
+    assert!(tells(3));
+}
+
+#[test]
+fn a_target_set_between_a_drivers_first_look_and_its_start_is_told() {
+    let io = IoThread::spawn("io").unwrap();
+    let control = BalloonControl::new(MEMORY).unwrap();
+    let device = Balloon::new(control.clone(), io.handle());
+    let mut data = [0; 4];
+    device.read_config(0, &mut data);
+    control.set_target(PAGE_SIZE).unwrap();
+    let mut driver = Driver::start(Box::new(device));
+    assert!(driver.wait_interrupt(Instant::now() + LIMIT), "the driver knows of no target");
+    assert_eq!(driver.read(register::CONFIG), 1);
+}
+
+#[test]
 fn no_target_is_set_that_leaves_the_guest_too_little() {
     let control = BalloonControl::new(MEMORY).unwrap();
     for bytes in [MEMORY, MEMORY - (16 << 20) + PAGE_SIZE, 4095, u64::MAX, u64::MAX - 4095] {
