@@ -53,6 +53,7 @@ pub(crate) mod register {
     pub(crate) const DEVICE_RING_HIGH: u64 = 0xa4;
     /// Length and base of the shared memory region selected: all ones, there is none.
     pub(crate) const SHARED_MEMORY: std::ops::RangeInclusive<u64> = 0xb0..=0xbc;
+    pub(crate) const CONFIG_GENERATION: u64 = 0xfc;
     pub(crate) const CONFIG: u64 = 0x100;
 }
 
@@ -161,6 +162,7 @@ impl MmioTransport {
             register::QUEUE_READY => self.queues.get(selected).map_or(0, |q| u32::from(q.ready)),
             register::INTERRUPT_STATUS => self.interrupt.status.load(Ordering::Acquire),
             register::STATUS => self.status().bits(),
+            register::CONFIG_GENERATION => self.device.config_generation(),
             offset if register::SHARED_MEMORY.contains(&offset) => u32::MAX,
             _ => 0,
         }

@@ -43,6 +43,11 @@ pub trait VirtioDevice: Send {
     fn features(&self) -> u64 {
         0
     }
+    /// The version of the configuration space: another one after each change, so that a driver that
+    /// reads in pieces sees whether they belong together (section 2.5.1). Most never change.
+    fn config_generation(&self) -> u32 {
+        0
+    }
     /// Fills `data` from the device's configuration space at `offset`; what is not there stays
     /// zero.
     fn read_config(&self, _offset: u64, _data: &mut [u8]) {}

@@ -73,6 +73,8 @@ struct State {
     /// In pages, as the next is.
     target: u32,
     actual: u32,
+    /// How often one of these has changed.
+    generation: u32,
     /// The target that the driver has read last; none before it has.
     found: u32,
     /// The driver is there; with the statistics, or without.
@@ -83,6 +85,16 @@ struct State {
     /// How often statistics have come.
     count: u64,
     stats: Option<(MemoryStats, Instant)>,
+}
+
+impl State {
+    /// Changes what the driver reads.
+    fn set_sizes(&mut self, target: u32, actual: u32) {
+        if (self.target, self.actual) != (target, actual) {
+            (self.target, self.actual) = (target, actual);
+            self.generation = self.generation.wrapping_add(1);
+        }
+    }
 }
 
 /// Whether a driver tells of the guest's memory.
@@ -117,7 +129,10 @@ impl BalloonControl {
             );
             return Err(CallError::new(HResult::E_INVALIDARG, text));
         };
-        self.lock().target = pages;
+        let mut state = self.lock();
+        let actual = state.actual;
+        state.set_sizes(pages, actual);
+        drop(state);
         self.ring();
         Ok(())
     }
@@ -154,6 +169,11 @@ impl BalloonControl {
         }
     }
 
+    /// The version of what the driver reads: another one after each change.
+    pub(super) fn generation(&self) -> u32 {
+        self.lock().generation
+    }
+
     /// Whether the target is not the one that the driver has read last.
     pub(super) fn is_news(&self) -> bool {
         let state = self.lock();
@@ -162,7 +182,9 @@ impl BalloonControl {
 
     /// The driver says how large the balloon is, in pages.
     pub(super) fn set_actual(&self, pages: u32) {
-        self.lock().actual = pages;
+        let mut state = self.lock();
+        let target = state.target;
+        state.set_sizes(target, pages);
     }
 
     /// The driver has come.
@@ -174,7 +196,8 @@ impl BalloonControl {
     pub(super) fn driver_left(&self) {
         let mut state = self.lock();
         state.driver = None;
-        state.actual = 0;
+        let target = state.target;
+        state.set_sizes(target, 0);
         state.found = 0;
         state.stats = None;
         drop(state);

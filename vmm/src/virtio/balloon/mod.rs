@@ -79,6 +79,10 @@ impl VirtioDevice for Balloon {
         STATS | DEFLATE_ON_OOM | REPORTING
     }
 
+    fn config_generation(&self) -> u32 {
+        self.control.generation()
+    }
+
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         self.control.read(offset, data);
     }

@@ -342,6 +342,34 @@ fn a_target_set_between_a_drivers_first_look_and_its_start_is_told() {
 }
 
 #[test]
+fn what_the_driver_reads_before_and_after_a_change_are_two_generations() {
+    let (mut driver, control, _io) = start();
+    let read = |driver: &mut Driver| {
+        let before = driver.read(register::CONFIG_GENERATION);
+        let pages = driver.read(register::CONFIG);
+        assert_eq!(driver.read(register::CONFIG_GENERATION), before, "nothing has changed");
+        (before, pages)
+    };
+    let mut generations = vec![read(&mut driver).0];
+    // There and back: a version is not that of what was the same before.
+    for pages in [1, 2, 1, 0, 1] {
+        control.set_target(pages * PAGE_SIZE).unwrap();
+        let (generation, read) = read(&mut driver);
+        assert_eq!(u64::from(read), pages);
+        assert!(!generations.contains(&generation), "{generation} again");
+        generations.push(generation);
+    }
+    // What the driver itself writes is there to be read, too.
+    driver.write(register::CONFIG + 4, 1);
+    let (generation, _) = read(&mut driver);
+    assert!(!generations.contains(&generation));
+    // At a reset the balloon is empty; a driver that looks across it sees a change.
+    driver.restart();
+    assert_eq!(driver.read(register::CONFIG + 4), 0);
+    assert_ne!(read(&mut driver).0, generation);
+}
+
+#[test]
 fn no_target_is_set_that_leaves_the_guest_too_little() {
     let control = BalloonControl::new(MEMORY).unwrap();
     for bytes in [MEMORY, MEMORY - (16 << 20) + PAGE_SIZE, 4095, u64::MAX, u64::MAX - 4095] {
