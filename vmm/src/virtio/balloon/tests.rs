@@ -401,6 +401,8 @@ fn statistics_are_asked_for_anew_when_the_host_wants_them() {
     let (mut driver, control, _io) = start();
     driver.add(STATISTICS, &[&stats(&[(4, 1), (5, 100)])], &[]);
     driver.kick(STATISTICS);
+    // Else these may be the ones that come after the question.
+    wait_for_stats(&control);
     thread::scope(|scope| {
         for round in 2..50 {
             let asked = scope.spawn(|| control.fresh_info(LIMIT));
