@@ -182,7 +182,7 @@ impl Definition {
         for section in one_each.chain(disks.iter().chain(&nets).copied()) {
             section.refuse_unknown(&[&TOP, &DISK, &NET, &ACCESS, &INTEGRATION])?;
         }
-        let definition = Self {
+        let mut definition = Self {
             name: top.need("name", NAME, name)?,
             id: top.get("id", ID, |value| value.as_str()?.parse().ok())?,
             kernel: top.need("kernel", PATH, file)?,
@@ -202,10 +202,11 @@ impl Definition {
             notes: top.get("notes", "text", text_of)?.unwrap_or_default(),
             oem_strings: top.list("oem_strings", OEM_STRING, oem_string)?,
             disks: disks::read(&disks, file)?,
-            nets: nets::read(&nets, disks.len())?,
+            nets: Vec::new(),
             access: access.map(access_list).transpose()?.unwrap_or_default(),
             integration: integration.map(integration_of).transpose()?.unwrap_or_default(),
         };
+        definition.nets = nets::read(&nets, disks.len(), definition.console_device)?;
         let length = definition.config(Path::new("/")).cmdline().len();
         if length >= CMDLINE_MAX {
             let fault = Fault::Value {

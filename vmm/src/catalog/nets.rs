@@ -8,15 +8,23 @@
 
 use super::fault::{DefinitionError, Fault, shown};
 use super::reader::{Known, Section};
-use crate::config::{DEVICES_MAX, Mac, Net, is_tap_name};
+use crate::config::{ConsoleDevice, DEVICES_MAX, Mac, Net, is_tap_name};
 use serde::Serialize;
 
 pub(super) static NET: Known = Known { table: "net", keys: &["tap", "mac"] };
 
 /// Reads the network interfaces, of which `sections` are the tables, of a machine that has that many
-/// `disks`.
-pub(super) fn read(sections: &[Section<'_>], disks: usize) -> Result<Vec<Net>, DefinitionError> {
-    let most = DEVICES_MAX.saturating_sub(disks);
+/// `disks`, and its console on that device.
+pub(super) fn read(
+    sections: &[Section<'_>],
+    disks: usize,
+    console: ConsoleDevice,
+) -> Result<Vec<Net>, DefinitionError> {
+    let most = DEVICES_MAX.saturating_sub(disks + console.virtio_devices());
+    let and_console = match console {
+        ConsoleDevice::Serial => "",
+        ConsoleDevice::Virtio => " and the virtio console",
+    };
     let mut nets: Vec<Net> = Vec::new();
     for section in sections {
         let refused = |key: &str, wrong: &str, expected: String, found: String| {
@@ -24,7 +32,7 @@ pub(super) fn read(sections: &[Section<'_>], disks: usize) -> Result<Vec<Net>, D
             Err(section.error(section.span(wrong), fault))
         };
         if nets.len() == most {
-            let expected = format!("at most {most} of them beside {disks} disks");
+            let expected = format!("at most {most} of them beside {disks} disks{and_console}");
             return refused("net", "tap", expected, "one more".into());
         }
         let tap_name = |text: &str| is_tap_name(text).then(|| text.to_owned());
@@ -126,19 +134,30 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_has_no_more_interfaces_than_its_disks_leave_room_for() {
+    fn a_machine_has_no_more_interfaces_than_its_disks_and_its_console_leave_room_for() {
         let table = |key: &str, value: &str, count: usize| -> String {
             (0..count).map(|number| format!("[[{key}]]\n{value} = '{number}'\n")).collect()
         };
-        let text = |disks, nets| table("disk", "path", disks) + &table("net", "tap", nets);
-        assert_eq!(parse(&text(0, DEVICES_MAX)).unwrap().nets.len(), DEVICES_MAX);
-        assert!(parse(&text(3, DEVICES_MAX - 3)).is_ok());
-        let error = parse(&text(3, DEVICES_MAX - 2)).unwrap_err();
-        let most = DEVICES_MAX - 3;
-        let line = 2 + 3 * 2 + (most + 1) * 2;
-        let found = format!(
-            r#"web.toml:{line}: "net": expected at most {most} of them beside 3 disks, found one more"#
-        );
-        assert_eq!(error, found);
+        for (console, others, beside) in
+            [("serial", 0, "3 disks"), ("virtio", 1, "3 disks and the virtio console")]
+        {
+            let text = |disks, nets| {
+                let console = format!("console_device = '{console}'\n");
+                console + &table("disk", "path", disks) + &table("net", "tap", nets)
+            };
+            let most = DEVICES_MAX - others;
+            let definition = parse(&text(0, most)).unwrap();
+            assert_eq!(definition.nets.len(), most);
+            assert_eq!(definition.config(Path::new("/")).devices(), DEVICES_MAX);
+            assert!(parse(&text(0, most + 1)).is_err(), "{console}");
+            let most = most - 3;
+            assert!(parse(&text(3, most)).is_ok(), "{console}");
+            let error = parse(&text(3, most + 1)).unwrap_err();
+            let line = 3 + 3 * 2 + (most + 1) * 2;
+            let found = format!(
+                r#"web.toml:{line}: "net": expected at most {most} of them beside {beside}, found one more"#
+            );
+            assert_eq!(error, found);
+        }
     }
 }

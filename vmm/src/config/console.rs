@@ -38,7 +38,7 @@ impl ConsoleDevice {
     }
 
     /// Virtio devices that it takes.
-    pub(super) fn virtio_devices(self) -> usize {
+    pub(crate) fn virtio_devices(self) -> usize {
         match self {
             Self::Serial => 0,
             Self::Virtio => 1,
