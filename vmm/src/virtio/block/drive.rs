@@ -12,6 +12,7 @@ use crate::usage::Usage;
 use crossbeam_channel::{Receiver, TryRecvError};
 use std::fs::File;
 use std::io;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ pub struct Drive {
     /// A service that the thread has not dropped yet.
     leaving: Mutex<Option<Receiver<()>>>,
     patience: Duration,
+    /// Whether the log has heard of a request that failed; the guest could say it for ever.
+    complained: Arc<AtomicBool>,
 }
 
 impl Drive {
@@ -69,6 +72,7 @@ impl Drive {
             thread: Some(thread),
             leaving: Mutex::default(),
             patience,
+            complained: Arc::default(),
         })
     }
 
@@ -81,6 +85,11 @@ impl Drive {
     /// The name by which the guest can tell the disk from others, which is that of its thread.
     pub(super) fn id(&self) -> String {
         self.name.clone()
+    }
+
+    /// Whether the log has heard of a request that failed, for who sees that.
+    pub(super) fn complained(&self) -> Arc<AtomicBool> {
+        self.complained.clone()
     }
 
     /// The image, for who works on the thread.

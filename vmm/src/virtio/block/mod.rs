@@ -62,6 +62,22 @@ impl Block {
         Self { drive, outcome, active: None }
     }
 
+    /// The queue's service, which leaves what it does when `leave` says so.
+    fn service(&self, activation: Activation, leave: Arc<AtomicBool>) -> io::Result<Service> {
+        let mut queues = activation.queues.into_iter();
+        Ok(Service {
+            ram: activation.ram,
+            queue: queues.next().ok_or(io::ErrorKind::InvalidInput)?,
+            image: self.drive.image()?,
+            traits: self.drive.traits(),
+            id: self.drive.id(),
+            write_through: activation.features & 1 << VIRTIO_BLK_F_FLUSH == 0,
+            leave,
+            complained: self.drive.complained(),
+            outcome: self.outcome.clone(),
+        })
+    }
+
     /// The configuration space (section 5.2.4).
     fn config(&self) -> [u8; 60] {
         let traits = self.drive.traits();
@@ -110,20 +126,8 @@ impl VirtioDevice for Block {
     }
 
     fn activate(&mut self, activation: Activation) -> io::Result<()> {
-        let mut queues = activation.queues.into_iter();
-        let queue = queues.next().ok_or(io::ErrorKind::InvalidInput)?;
         let leave = Arc::new(AtomicBool::new(false));
-        let service = Service {
-            ram: activation.ram,
-            queue,
-            image: self.drive.image()?,
-            traits: self.drive.traits(),
-            id: self.drive.id(),
-            write_through: activation.features & 1 << VIRTIO_BLK_F_FLUSH == 0,
-            leave: leave.clone(),
-            failed: false,
-            outcome: self.outcome.clone(),
-        };
+        let service = self.service(activation, leave.clone())?;
         let source = self.drive.add(Box::new(service))?;
         self.active = Some(Active { source, leave });
         Ok(())
@@ -147,6 +151,8 @@ impl Drop for Block {
     }
 }
 
+#[cfg(test)]
+mod fault_tests;
 #[cfg(test)]
 mod hostile_tests;
 #[cfg(test)]

@@ -37,8 +37,8 @@ pub(super) struct Service {
     pub(super) write_through: bool,
     /// Whether the device is being reset: no request is begun, or goes on.
     pub(super) leave: Arc<AtomicBool>,
-    /// Whether the log has heard of a request that failed; the guest could say it for ever.
-    pub(super) failed: bool,
+    /// Whether the log has heard of a request that failed, to this service or to one before.
+    pub(super) complained: Arc<AtomicBool>,
     pub(super) outcome: OutcomeSlot,
 }
 
@@ -93,7 +93,7 @@ impl Service {
             Ok(written) => (Status::Ok, written),
             Err(Failure::Refused(status)) => (status, 0),
             Err(Failure::Host(error)) => {
-                if !std::mem::replace(&mut self.failed, true) {
+                if !self.complained.swap(true, Ordering::Relaxed) {
                     tracing::warn!(disk = self.id, %error, "a request of the guest's failed");
                 }
                 (Status::IoError, 0)
