@@ -1,17 +1,21 @@
 //! `cargo xtask bench`: measurements that hold on every machine. They are taken in the lab with its
 //! processor counting instructions: a nanosecond each, whatever else this machine does meanwhile.
 
-use crate::image;
+use crate::build::{self, Programs};
+use crate::guest::{self, Guests};
 use crate::job::Job;
 use crate::path::Path;
-use crate::{Outcome, build, guest};
-use anyhow::{Result, ensure};
+use crate::run::say;
+use crate::{Outcome, image};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// How long the lab may take.
-const LIMIT: Duration = Duration::from_secs(3600);
+/// How long a lab may take: ten minutes are usual.
+const LIMIT: Duration = Duration::from_secs(1800);
+/// Labs that are tried: the [emulator](crate::emulator) is not to be trusted.
+const LABS: usize = 2;
 /// Sessions at once.
 const SESSIONS: [&str; 3] = ["1", "10", "100"];
 /// The program that is run in the lab.
@@ -58,12 +62,21 @@ pub(crate) fn bench(args: &Args) -> Outcome {
 fn logoff() -> Result<Vec<Value>> {
     let programs = build::tools()?;
     let guests = guest::make(&programs, &[])?;
+    let mut tries = (1..=LABS).map(|lab| {
+        let rows = logoff_in_a_lab(&programs, &guests);
+        rows.with_context(|| format!("in lab {lab} of {LABS}"))
+            .inspect_err(|error| say(&format!("no measurement: {error:#}")))
+    });
+    tries.find(Result::is_ok).context("no lab brought a measurement")?
+}
+
+fn logoff_in_a_lab(programs: &Programs, guests: &Guests) -> Result<Vec<Value>> {
     let mut job = Job::new(Path::Lab, LIMIT);
     job.counted = true;
     job.aside = true;
-    job.give_machines(&programs, &guests)?;
-    job.give_images(&guests, &[image::find("debian12")?])?;
-    job.command = vec![job.give_program(&programs, PROGRAM)?];
+    job.give_machines(programs, guests)?;
+    job.give_images(guests, &[image::find("debian12")?])?;
+    job.command = vec![job.give_program(programs, PROGRAM)?];
     job.command.extend(SESSIONS.map(str::to_owned));
     let code = job.run()?;
     ensure!(code == 0, "{PROGRAM} ended with {code} in the lab");
