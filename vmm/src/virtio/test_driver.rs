@@ -270,7 +270,8 @@ impl Driver {
         self.store(self.rings[queue].base + u64::from(index) * 16, descriptor);
     }
 
-    fn store(&self, at: u64, descriptor: Descriptor) {
+    /// Puts a descriptor into a table of its own.
+    pub(crate) fn store(&self, at: u64, descriptor: Descriptor) {
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&descriptor.address.to_le_bytes());
         bytes[8..12].copy_from_slice(&descriptor.length.to_le_bytes());

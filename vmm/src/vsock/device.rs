@@ -7,7 +7,7 @@
 
 use crate::io::{IoHandle, Registry, Source, SourceId};
 use crate::memory::GuestRam;
-use crate::virtio::queue::{Broken, DeviceQueue, TURN};
+use crate::virtio::queue::{Broken, DeviceQueue, TURN, whole};
 use crate::virtio::{Activation, VirtioDevice, read_bytes};
 use crate::vsock::mux::{Mux, TOKENS};
 use crate::vsock::packet::{self, HEADER, MAX_PAYLOAD, op};
@@ -161,8 +161,9 @@ impl Queues {
                 return Ok(());
             };
             let head = chain.head_index();
-            // A packet that has no header has no sender to tell.
-            if let Ok(mut reader) = chain.reader(&ram)
+            // What is no chain is no packet, and one that has no header has no sender to tell.
+            if let Ok(chain) = whole(chain, self.transmit.size())
+                && let Ok(mut reader) = chain.reader(&ram)
                 && let Ok(mut header) = packet::read_header(&mut reader)
             {
                 self.payload.clear();
@@ -199,8 +200,9 @@ impl Queues {
                 break;
             };
             let head = chain.head_index();
-            let writer = chain.writer(&ram).ok();
-            // A buffer that holds no header, or nothing beside it, goes back empty.
+            let chain = whole(chain, self.receive.size()).ok();
+            let writer = chain.and_then(|chain| chain.writer(&ram).ok());
+            // A buffer that is none, that holds no header, or nothing beside it, goes back empty.
             let Some(mut writer) = writer.filter(|writer| writer.available_bytes() > HEADER) else {
                 self.receive.add_used(head, 0)?;
                 continue;

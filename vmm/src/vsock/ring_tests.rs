@@ -13,6 +13,7 @@ use crossbeam_channel::{Sender, bounded};
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::Instant;
+use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::epoll::EventSet;
 use zerocopy::IntoBytes;
 
@@ -110,6 +111,56 @@ fn a_ring_that_is_nonsense_stops_the_device_until_it_is_reset() {
             guest.accept(2);
         }
     }
+}
+
+/// Chains that go round in a circle, that are longer than the queue, and that are in no order, each of
+/// `descriptor`.
+fn no_chains(driver: &mut Driver, queue: usize, descriptor: Descriptor) {
+    let own = driver.reserve(queue);
+    let circle = Descriptor { flags: descriptor.flags | NEXT, next: own, ..descriptor };
+    driver.set_descriptor(queue, own, circle);
+    driver.make_available(queue, own);
+
+    let table = 0x20_0000;
+    for index in 0..=QUEUE_SIZES[queue] {
+        let goes_on = index < QUEUE_SIZES[queue];
+        let flags = descriptor.flags | if goes_on { NEXT } else { 0 };
+        let link = Descriptor { flags, next: index + 1, ..descriptor };
+        driver.store(table + u64::from(index) * 16, link);
+    }
+    let long = driver.reserve(queue);
+    let length = 16 * (u32::from(QUEUE_SIZES[queue]) + 1);
+    let descriptors = Descriptor { address: table, length, flags: INDIRECT, next: 0 };
+    driver.set_descriptor(queue, long, descriptors);
+    driver.make_available(queue, long);
+
+    let [written, read] = [(); 2].map(|()| driver.reserve(queue));
+    let behind = Descriptor { flags: WRITE | NEXT, next: read, ..descriptor };
+    driver.set_descriptor(queue, written, behind);
+    driver.set_descriptor(queue, read, Descriptor { flags: 0, ..descriptor });
+    driver.make_available(queue, written);
+}
+
+#[test]
+fn what_is_no_chain_is_no_packet_and_no_buffer() {
+    let mut guest = Guest::new();
+    let packet = header(UNKNOWN, op::REQUEST);
+    guest.driver.ram.write_slice(packet.as_bytes(), GuestAddress(0x10_0000)).unwrap();
+    let descriptor = Descriptor { address: 0x10_0000, length: 44, flags: 0, next: 0 };
+    no_chains(&mut guest.driver, TRANSMIT, descriptor);
+    guest.driver.kick(TRANSMIT);
+    guest.expect_silence();
+
+    let mut guest = Guest::without_buffers();
+    let descriptor = Descriptor { address: 0x10_0000, length: 4096, flags: WRITE, next: 0 };
+    no_chains(&mut guest.driver, RECEIVE, descriptor);
+    guest.driver.kick(RECEIVE);
+    guest.post(&[4096]);
+    guest.send(packet, &[]);
+    for _ in 0..3 {
+        assert_eq!(guest.driver.wait_whole(RECEIVE).1, 0);
+    }
+    guest.expect(UNKNOWN, op::RST);
 }
 
 /// What a device is given when its driver is ready.
