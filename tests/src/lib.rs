@@ -14,6 +14,7 @@ pub mod disk_writer;
 mod guest;
 mod machine;
 pub mod micro;
+pub mod puppet;
 pub mod relay;
 pub mod scenes;
 pub mod stage;
