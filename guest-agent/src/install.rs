@@ -2,6 +2,10 @@
 //! where nobody else looks, and its own script does the work. Then this program becomes the one
 //! that was installed: whatever started it and keeps it running goes on to do so, and the host sees
 //! a new agent connect.
+//!
+//! All of this ends with the connection on which it was asked for. The script leaves every file whole
+//! or not there, and can be run again at any time, which the host's next request does: that is better
+//! than a script that goes on while nobody knows of it, and may meet its successor.
 
 use crate::command::Programs;
 use crate::process::read_at_most;
@@ -13,6 +17,7 @@ use protocol::task::TaskResult;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use std::fs;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -82,17 +87,24 @@ impl Kit {
         Ok(Self { folder: MOUNT_POINT.into(), mounted: true })
     }
 
-    /// Runs a program of it.
-    fn run(&self, program: &str, argument: &str, limit: Duration) -> io::Result<(bool, String)> {
+    /// Runs a program of it for `host`.
+    fn run(
+        &self,
+        host: BorrowedFd<'_>,
+        program: &str,
+        argument: &str,
+        limit: Duration,
+    ) -> io::Result<(bool, String)> {
         let path = self.folder.join(program);
         // A path that begins at the root is what the search for programs gives.
-        let ended = Programs::default().run(&path.to_string_lossy(), &[argument], limit)?;
+        let path = path.to_string_lossy();
+        let ended = Programs::default().run_for(host, &path, &[argument], limit)?;
         Ok((ended.success, ended.output))
     }
 
     /// The version of the agent.
-    fn version(&self) -> Result<String, Failure> {
-        let said = self.run("vmm-agent", "--version", VERSION_WITHIN);
+    fn version(&self, host: BorrowedFd<'_>) -> Result<String, Failure> {
+        let said = self.run(host, "vmm-agent", "--version", VERSION_WITHIN);
         let version =
             said.map(|(_, said)| said.trim().strip_prefix("vmm-agent ").map(str::to_owned));
         let text = match version {
@@ -105,8 +117,8 @@ impl Kit {
     }
 
     /// Has the script do its work, but for starting anything.
-    fn install(&self) -> Result<(), Failure> {
-        let why = match self.run("install", "--no-start", WORK_WITHIN) {
+    fn install(&self, host: BorrowedFd<'_>) -> Result<(), Failure> {
+        let why = match self.run(host, "install", "--no-start", WORK_WITHIN) {
             Ok((true, _)) => return Ok(()),
             Ok((false, said)) => match said.lines().rfind(|line| !line.trim().is_empty()) {
                 Some(line) => clean(line.as_bytes()),
@@ -170,9 +182,10 @@ impl Install {
     }
 
     /// Installs for the request `id`, and says through `say` how that goes. True if it has: then
-    /// [`go_over`](Self::go_over) is due.
-    pub fn run(&self, id: u64, say: &dyn Fn(AgentMessage)) -> bool {
-        let opened = (self.open)().and_then(|kit| Ok((kit.version()?, kit)));
+    /// [`go_over`](Self::go_over) is due. `host` is readable, or its other end gone, when the
+    /// connection has ended: then the script is ended, too.
+    pub fn run(&self, id: u64, host: BorrowedFd<'_>, say: &dyn Fn(AgentMessage)) -> bool {
+        let opened = (self.open)().and_then(|kit| Ok((kit.version(host)?, kit)));
         let (version, kit) = match opened {
             Ok(opened) => opened,
             Err(Failure { error, text }) => {
@@ -181,7 +194,7 @@ impl Install {
             }
         };
         say(AgentMessage::Installing { id, version });
-        let installed = kit.install();
+        let installed = kit.install(host);
         drop(kit);
         match installed {
             Ok(()) => say(AgentMessage::Installed { id }),
@@ -208,7 +221,9 @@ fn failed(id: u64, error: HResult, text: impl Into<String>) -> AgentMessage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsFd;
     use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixStream;
     use std::sync::Mutex;
 
     fn script(path: &Path, text: &str) {
@@ -225,7 +240,8 @@ mod tests {
         let install =
             Install::new(move || Ok(Kit::at(&place)), || io::Error::other("no such place"));
         let messages = Mutex::new(Vec::new());
-        if install.run(7, &|message| messages.lock().unwrap().push(message)) {
+        let (host, _connected) = UnixStream::pair().unwrap();
+        if install.run(7, host.as_fd(), &|message| messages.lock().unwrap().push(message)) {
             messages.lock().unwrap().push(install.go_over(7));
         }
         messages.into_inner().unwrap()

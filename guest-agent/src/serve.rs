@@ -1,8 +1,8 @@
 //! One connection to the host, from hello to its end.
 //!
 //! The thread that serves reads what the host says, sends the heartbeats, and answers what takes no
-//! time. A logoff, a shutdown and a question to logind each run on a thread of their own, which
-//! ends with the connection that asked for it. All write whole frames under one lock.
+//! time. A logoff, a shutdown, an installation and a question to logind each run on a thread of their
+//! own, which ends with the connection that asked for it. All write whole frames under one lock.
 
 use crate::logoff::{self, Control, Lost};
 use crate::services::{Services, rejected};
@@ -15,6 +15,7 @@ use protocol::power::{PowerAction, PowerRequest};
 use protocol::{HEARTBEAT_MS, HResult, PROTOCOL};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -261,9 +262,15 @@ impl Agent {
                 }
                 (self.log)("installation asked for");
                 // Nobody listening is as good.
-                let run = move || install.run(id, &|message| drop(wire.send(&message)));
-                match thread::Builder::new().name("install".into()).spawn_scoped(scope, run) {
-                    Ok(thread) => work.installing = Some((id, thread)),
+                let say = |message| drop(wire.send(&message));
+                let begun = UnixStream::pair().and_then(|(connection, host)| {
+                    let run = move || install.run(id, host.as_fd(), &say);
+                    let thread = thread::Builder::new().name("install".into());
+                    let thread = thread.spawn_scoped(scope, run)?;
+                    Ok(Installation { id, thread, _connection: connection })
+                });
+                match begun {
+                    Ok(begun) => work.installing = Some(begun),
                     Err(error) => return Some(refused(id, format!("it cannot be begun: {error}"))),
                 }
             }
@@ -275,13 +282,10 @@ impl Agent {
     /// Lets the agent that was installed take this one's place, once nothing is under way: what the
     /// host has asked for meanwhile is not cut off.
     fn go_over(&self, wire: &Wire, work: &mut Work<'_>) -> Result<(), ServeError> {
-        let Some((id, thread)) = work.installing.take_if(|(_, thread)| thread.is_finished()) else {
-            return Ok(());
-        };
-        if work.is_busy() {
-            work.installing = Some((id, thread));
+        if !work.installing.as_ref().is_some_and(|one| one.thread.is_finished()) || work.is_busy() {
             return Ok(());
         }
+        let Some(Installation { id, thread, .. }) = work.installing.take() else { return Ok(()) };
         // A thread that panicked has installed nothing that is known of.
         let installed = thread.join().unwrap_or(false);
         if let Some(install) = self.services.install.as_ref().filter(|_| installed) {
@@ -407,8 +411,7 @@ struct Work<'scope> {
     going_down: Vec<GoingDown>,
     /// Questions to logind.
     questions: Vec<ScopedJoinHandle<'scope, ()>>,
-    /// An installation, by its id; its thread says whether it is done.
-    installing: Option<(u64, ScopedJoinHandle<'scope, bool>)>,
+    installing: Option<Installation<'scope>>,
 }
 
 impl Work<'_> {
@@ -419,7 +422,8 @@ impl Work<'_> {
         logoff || !self.accepted.is_empty() || !self.going_down.is_empty()
     }
 
-    /// Has the threads end: the connection has. The guest goes on with what it was told.
+    /// Has the threads end: the connection has. The guest goes on with what it was told; what was
+    /// being installed is left.
     fn abandon(self) {
         if let Some(Operation { control, .. }) = self.logoff {
             control.abandon();
@@ -431,6 +435,15 @@ impl Work<'_> {
 struct Operation {
     id: u64,
     control: Arc<Control>,
+}
+
+/// An installation under way.
+struct Installation<'scope> {
+    id: u64,
+    /// Says whether it is done.
+    thread: ScopedJoinHandle<'scope, bool>,
+    /// Dropped when the connection ends, which ends the installer, and with it the thread.
+    _connection: UnixStream,
 }
 
 /// A shutdown or restart under way.

@@ -4,6 +4,7 @@ mod world;
 
 use guest_agent::clock::GuestClock;
 use guest_agent::info::Info;
+use guest_agent::install::{Install, Kit};
 use guest_agent::parameters::Store;
 use guest_agent::power::{Init, Power, Stage};
 use guest_agent::serve::Agent;
@@ -15,10 +16,12 @@ use protocol::parameters::MAX_VALUE;
 use protocol::power::{PowerAction, PowerRequest};
 use protocol::task::TaskResult;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
-use world::{Host, World};
+use std::thread;
+use std::time::{Duration, Instant};
+use world::{Host, World, lives};
 
 /// An init that says what it was told, and does nothing.
 struct Fake {
@@ -226,6 +229,58 @@ fn the_clock_follows_and_says_so() {
     host.request(1, Request::SetClock(time));
     let report = ClockReport { offset_ns: 3_000_000_000, action: ClockAction::Stepped };
     assert_eq!(host.next(), AgentMessage::Clock { id: 1, report });
+}
+
+#[test]
+fn an_installer_ends_with_the_connection_and_the_next_one_can_install() {
+    let world = World::new();
+    let kit = world.path("kit");
+    std::fs::create_dir(&kit).unwrap();
+    let (begun, again) = (world.path("begun"), world.path("again"));
+    // The first time the installer hangs, in a program of its own.
+    let script = format!(
+        "[ -e {again} ] && exit 0; touch {again}; sleep 1000 & echo $$ $! > {begun}.draft; \
+         mv {begun}.draft {begun}; wait",
+        again = again.display(),
+        begun = begun.display()
+    );
+    for (name, text) in [("vmm-agent", "echo vmm-agent 1.2.3"), ("install", script.as_str())] {
+        std::fs::write(kit.join(name), format!("#!/bin/sh\n{text}\n")).unwrap();
+        let mode = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(kit.join(name), mode).unwrap();
+    }
+    let install = Install::new(move || Ok(Kit::at(&kit)), || io::Error::other("not here"));
+    let services = Services { install: Some(install), ..Services::default() };
+    let agent = Agent::new(Arc::new(world.backend()), "boot").with_services(services);
+    let ask = |id| {
+        let mut host = world.connect_to(agent.clone());
+        host.hello();
+        host.welcome();
+        host.request(id, Request::Install);
+        assert_eq!(host.next(), AgentMessage::Installing { id, version: "1.2.3".into() });
+        host
+    };
+    let host = ask(1);
+    let since = Instant::now();
+    while !begun.is_file() {
+        assert!(since.elapsed() < SOON, "it never began");
+        thread::sleep(Duration::from_millis(5));
+    }
+    let left = Instant::now();
+    host.hang_up().unwrap();
+    assert!(left.elapsed() < SOON, "the connection is not done with before the installer is");
+    for pid in std::fs::read_to_string(&begun).unwrap().split_whitespace() {
+        let pid = pid.parse().unwrap();
+        while lives(pid) {
+            assert!(left.elapsed() < SOON, "{pid} goes on");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+    let mut host = ask(2);
+    assert_eq!(host.next(), AgentMessage::Installed { id: 2 });
+    let text = "it is installed, but does not run: not here".to_owned();
+    let AgentMessage::Done(done) = host.next() else { panic!("not done") };
+    assert_eq!((done.id, done.text), (2, text));
 }
 
 #[test]
