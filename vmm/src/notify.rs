@@ -21,6 +21,12 @@
 //! understand this spelling of the address; the 252 of Debian 12 says nothing. What else is said (which
 //! units are active, what the host is called) is passed over.
 //!
+//! A message that cannot be sent is lost, for PID 1 does not try again: if the guest has no driver for
+//! vsock yet, then `READY=1` is not heard in this boot. systemd loads it first of all, but only for a
+//! device on a PCI bus; ours is on none, and udev, which loads it otherwise, may do so when the boot is
+//! complete. Hence the [drop-in](driver) that comes with the address. systemd 254 and 255 take no
+//! drop-ins from a machine: there a file in `/etc/modules-load.d` does it.
+//!
 //! PID 1 stands still while it waits for the close, so nothing here waits for anything: the
 //! connections are [served](Listener) by the thread that moves their bytes. Any process of the guest
 //! can dial the port (not every systemd binds a privileged one), so all of this is the guest's
@@ -29,6 +35,7 @@
 
 use crate::events::{EventKind, Events};
 use crate::io::{Registry, Source};
+use crate::kit::credential;
 use crate::vsock::device::Service;
 use crate::x86::smbios::{OEM_STRINGS_COUNT, OEM_STRINGS_MAX};
 use crossbeam_channel::{Receiver, bounded};
@@ -52,6 +59,13 @@ pub const CONNECTIONS_MAX: usize = 64;
 const CREDENTIALS: [&str; 2] =
     ["io.systemd.credential:vmm.notify_socket=", "io.systemd.credential.binary:vmm.notify_socket="];
 
+/// What loads the driver, before `sysinit.target` and so long before the boot is complete. The unit that
+/// it is a drop-in of is part of every boot, even where its own conditions keep it from running.
+const DRIVER: (&str, &str) = (
+    "systemd.unit-dropin.systemd-modules-load.service",
+    "[Unit]\nWants=modprobe@vmw_vsock_virtio_transport.service\n",
+);
+
 /// Tokens: the bell, and then the connections.
 const BELL: u32 = 0;
 const FIRST_CONNECTION: u32 = 1;
@@ -73,6 +87,12 @@ pub fn with_address(strings: &[String]) -> Cow<'_, [String]> {
     let mut strings = strings.to_vec();
     strings.push(address);
     strings.into()
+}
+
+/// The string that has systemd 256 or newer load the driver in time.
+#[must_use]
+pub fn driver() -> String {
+    credential(DRIVER.0, DRIVER.1)
 }
 
 /// How far the guest is.

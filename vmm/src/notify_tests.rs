@@ -6,6 +6,7 @@ use crate::io::IoThread;
 use crossbeam_channel::Sender;
 use std::io::Write;
 use std::net::Shutdown;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -190,4 +191,20 @@ fn the_address_is_among_the_oem_strings_unless_the_user_gives_one_or_there_is_no
     let room = OEM_STRINGS_MAX - 1 - (address.len() + 1);
     assert_eq!(with_address(&["x".repeat(room)]).len(), 2);
     assert_eq!(with_address(&["x".repeat(room + 1)]).len(), 1);
+}
+
+#[test]
+fn the_driver_is_loaded_by_a_drop_in_that_goes_with_the_boot() {
+    let (name, text) = driver().split_once('=').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    let unit = "systemd-modules-load.service";
+    assert_eq!(name, format!("io.systemd.credential.binary:systemd.unit-dropin.{unit}"));
+    let mut decoder = Command::new("base64")
+        .arg("-d")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    decoder.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let text = String::from_utf8(decoder.wait_with_output().unwrap().stdout).unwrap();
+    assert_eq!(text, "[Unit]\nWants=modprobe@vmw_vsock_virtio_transport.service\n");
 }

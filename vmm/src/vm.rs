@@ -6,7 +6,7 @@
 //! configuration, so that nothing of the earlier boot is left, and the integration channel is told
 //! that a boot has begun. A machine that has ended can be started again.
 
-use crate::config::{ConfigError, DEVICES_MAX, MachineConfig, Net};
+use crate::config::{Components, ConfigError, DEVICES_MAX, MachineConfig, Net};
 use crate::console::hub::ConsoleHub;
 use crate::console::{ConsoleError, HostConsole};
 use crate::disk::DiskError;
@@ -17,7 +17,7 @@ use crate::integration::guest::GuestOs;
 use crate::kit::{self, Kit, KitError};
 use crate::kvm::KvmError;
 use crate::machine::{Links, Machine, MachineControl, MachineError};
-use crate::notify::{Readiness, Told};
+use crate::notify::{self, Readiness, Told};
 use crate::outcome::Outcome;
 use crate::state::{StateCell, Verb, VmState, admit};
 use crate::tap::TapError;
@@ -588,10 +588,13 @@ impl Inner {
     fn connect(&self) -> Result<Connected, StartError> {
         let socket = self.vsock.as_deref().map(Socket::bind).transpose()?;
         let mut drives = self.drives()?;
-        let mut own_strings = Vec::new();
+        let mut own_strings = match self.config.integration {
+            Components::Off => Vec::new(),
+            _ => vec![notify::driver()],
+        };
         if let Some(disk) = self.kit()? {
             drives.push(Arc::new(Drive::of_file(kit::VOLUME, disk)?));
-            own_strings = kit::credentials();
+            own_strings.extend(kit::credentials());
         }
         let links = Links {
             agents: self.agents.clone(),

@@ -19,10 +19,13 @@ const UNITS: [(&str, &str); 2] = [
 /// The strings for the SMBIOS tables.
 #[must_use]
 pub fn credentials() -> Vec<String> {
-    let credential = |(name, text): (&str, &str)| {
-        format!("io.systemd.credential.binary:{name}={}", base64(text.as_bytes()))
-    };
-    UNITS.map(credential).into()
+    UNITS.map(|(name, text)| credential(name, text)).into()
+}
+
+/// The string that is the credential `name`.
+#[must_use]
+pub fn credential(name: &str, text: &str) -> String {
+    format!("io.systemd.credential.binary:{name}={}", base64(text.as_bytes()))
 }
 
 /// `bytes` in base64 (RFC 4648, section 4).

@@ -15,7 +15,7 @@ pub mod agent;
 mod credentials;
 mod romfs;
 
-pub use credentials::credentials;
+pub use credentials::{credential, credentials};
 
 use crate::config::Components;
 use crate::error::CallError;

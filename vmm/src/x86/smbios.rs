@@ -146,6 +146,7 @@ mod tests {
     use super::*;
     use crate::kit::credentials;
     use crate::memory;
+    use crate::notify::driver;
     use std::fs;
     use std::process::Command;
 
@@ -225,7 +226,7 @@ mod tests {
     fn the_most_that_is_allowed_fits_and_more_is_refused() {
         let ram = memory::map(32 << 20).unwrap();
         let most = ["x".repeat(OEM_STRINGS_MAX)];
-        let own = credentials();
+        let own = [credentials(), vec![driver()]].concat();
         let identity = Identity { uuid: UUID, oem_strings: &most, own_strings: &own };
         write(&ram, &identity).unwrap();
         let more = ["x".repeat(64 << 10)];
