@@ -156,6 +156,11 @@ impl Readiness {
 
     /// Takes a message of the guest.
     fn heard(&self, message: &[u8]) {
+        if message.is_empty() {
+            // Nobody has said anything: PID 1 gives up a connection that it waits for longer than 2 s,
+            // as when the host is held up, and resets it when the answer comes.
+            return tracing::debug!("the guest gave up a connection before it said anything");
+        }
         let Some(lines) = understood(message) else {
             return self.dropped(&format!("{} bytes that are no fields", message.len()));
         };

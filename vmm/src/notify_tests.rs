@@ -103,7 +103,7 @@ fn the_exit_status_outlasts_the_machine_and_readiness_does_not_outlast_a_boot() 
 #[test]
 fn what_is_no_message_is_dropped_and_counted() {
     let world = World::new();
-    let junk: [&[u8]; 5] = [b"", b"\n", b"READY", b"=1", b"READY=1\n\xff"];
+    let junk: [&[u8]; 4] = [b"\n", b"READY", b"=1", b"READY=1\n\xff"];
     for (count, message) in (1..).zip(junk) {
         world.say(message);
         assert_eq!(world.told().dropped, count, "{message:?}");
@@ -113,6 +113,17 @@ fn what_is_no_message_is_dropped_and_counted() {
     }
     let told = world.told();
     assert_eq!((told.phase, told.messages, told.exit_status), (Phase::Booting, 5, None));
+}
+
+#[test]
+fn a_connection_that_is_given_up_before_anything_is_said_is_no_message() {
+    let world = World::new();
+    world.say(b"");
+    drop(world.dial().unwrap());
+    // They are served one after the other.
+    world.say(b"READY=1\n");
+    let told = world.told();
+    assert_eq!((told.phase, told.messages, told.dropped), (Phase::Ready, 1, 0));
 }
 
 #[test]
