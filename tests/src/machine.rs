@@ -124,6 +124,34 @@ impl Recipe {
         self.append = format!("{} {words}", self.append);
         self
     }
+
+    /// `vmm VERB NAME` with what it is made of.
+    fn command(&self, verb: &str) -> Command {
+        let mut command = Command::new(vmm_bin());
+        command
+            .args([verb, &self.name, "--memory", self.memory])
+            .arg("--kernel")
+            .arg(&self.kernel)
+            .arg("--initrd")
+            .arg(&self.initrd)
+            .args(["--cpus", &self.cpus.to_string(), "--append", &self.append])
+            .args(self.disks.iter().flat_map(|disk| ["--disk", disk]));
+        command
+    }
+}
+
+/// A machine that is registered, and maybe runs in the background. Dropping it ends and removes it.
+struct Registered(String);
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        // One that is off already is as good.
+        vmm(["stop", &self.0]);
+        let answer = vmm(["rm", &self.0]);
+        if answer.code != Some(0) {
+            eprintln!("{} is left behind: {answer:?}", self.0);
+        }
+    }
 }
 
 /// A running machine. Dropping it ends it.
@@ -132,8 +160,10 @@ pub struct Machine {
     pub name: String,
     /// Its serial console.
     pub console: Console,
+    /// `vmm run`, or `vmm console` of one in the background.
     process: Child,
     stderr: Option<JoinHandle<String>>,
+    _background: Option<Registered>,
 }
 
 impl Machine {
@@ -143,16 +173,7 @@ impl Machine {
     /// The command cannot be started.
     #[must_use]
     pub fn start(recipe: &Recipe) -> Self {
-        let mut command = Command::new(vmm_bin());
-        command
-            .args(["run", &recipe.name, "--memory", recipe.memory])
-            .arg("--kernel")
-            .arg(&recipe.kernel)
-            .arg("--initrd")
-            .arg(&recipe.initrd)
-            .args(["--cpus", &recipe.cpus.to_string(), "--append", &recipe.append])
-            .args(recipe.disks.iter().flat_map(|disk| ["--disk", disk]));
-        Self::under(&recipe.name, command, recipe.echo)
+        Self::under(&recipe.name, recipe.command("run"), recipe.echo)
     }
 
     /// Starts the machine `name` under `command`, a `vmm run`, and waits for nothing. With `echo` its
@@ -162,8 +183,33 @@ impl Machine {
     /// The command cannot be started.
     #[must_use]
     pub fn under(name: &str, mut command: Command, echo: bool) -> Self {
+        command.args(["--console", "stdio"]);
+        Self::behind(name, command, echo)
+    }
+
+    /// Registers `recipe`, starts it in the background and waits until its guest says that it is
+    /// ready; then its console is attached to.
+    ///
+    /// # Panics
+    /// It cannot be registered, or the guest does not say so.
+    #[must_use]
+    pub fn start_until_ready(recipe: &Recipe) -> Self {
+        let created = recipe.command("create").output().expect("the vmm command starts");
+        assert!(created.status.success(), "{created:?}");
+        let registered = Registered(recipe.name.clone());
+        let limit = format!("{}s", BOOT_LIMIT.as_secs());
+        let started = vmm(["start", &recipe.name, "--wait", "ready", "--timeout", &limit]);
+        assert_eq!(started.code, Some(0), "{started:?}");
+        let mut console = Command::new(vmm_bin());
+        console.args(["console", &recipe.name]);
+        let mut machine = Self::behind(&recipe.name, console, recipe.echo);
+        machine._background = Some(registered);
+        machine
+    }
+
+    /// The machine `name`, whose console is what `command` prints and reads.
+    fn behind(name: &str, mut command: Command, echo: bool) -> Self {
         let mut process = command
-            .args(["--console", "stdio"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -179,7 +225,8 @@ impl Machine {
             String::from_utf8_lossy(&bytes).into_owned()
         });
         let console = Console::new(input, output, echo);
-        Self { name: name.to_owned(), console, process, stderr: Some(stderr) }
+        let (name, stderr) = (name.to_owned(), Some(stderr));
+        Self { name, console, process, stderr, _background: None }
     }
 
     /// Starts `recipe` and waits for the console's shell and for the agent.
@@ -268,7 +315,7 @@ impl Machine {
         tasks.last().expect("its start is a task").clone()
     }
 
-    /// The id of the machine's process.
+    /// The id of the machine's process, unless it runs in the background.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.process.id()

@@ -54,20 +54,15 @@ impl Stage {
     /// Boots `debian`, and sees to it that it has an agent: one that came by itself, or that a
     /// person installs.
     pub fn boot(debian: Debian) -> Self {
-        let recipe = Recipe {
-            name: debian.name().into(),
-            kernel: debian.file("vmlinuz"),
-            initrd: debian.file("initrd"),
-            memory: "512M",
-            cpus: 1,
-            append: "root=/dev/vda ro quiet".into(),
-            disks: vec![format!("path={}", debian.file("disk").display())],
-            echo: false,
-        };
-        let mut stage = Self { machine: Machine::start(&recipe), debian };
+        let mut stage = Self { machine: Machine::start(&recipe(debian)), debian };
         stage.machine.wait_for_shell();
         stage.get_agent();
         stage
+    }
+
+    /// Starts `debian` in the background, and waits for nothing but its own word that it is ready.
+    pub fn start_until_ready(debian: Debian) -> Self {
+        Self { machine: Machine::start_until_ready(&recipe(debian)), debian }
     }
 
     /// Has the agent in the guest: systemd 257 got it from the monitor, the others need one line.
@@ -242,6 +237,20 @@ impl Stage {
     /// Whether the guest has utmp.
     pub fn has_utmp(&mut self) -> bool {
         self.run("test -e /run/utmp && echo yes") == "yes"
+    }
+}
+
+/// The machine that `debian` runs on.
+fn recipe(debian: Debian) -> Recipe {
+    Recipe {
+        name: debian.name().into(),
+        kernel: debian.file("vmlinuz"),
+        initrd: debian.file("initrd"),
+        memory: "512M",
+        cpus: 1,
+        append: "root=/dev/vda ro quiet".into(),
+        disks: vec![format!("path={}", debian.file("disk").display())],
+        echo: false,
     }
 }
 

@@ -2,22 +2,26 @@
 //! elogind with sysvinit.
 //!
 //! Each guest is booted once and plays its scenes one after the other; one that fails gets the next a
-//! new boot. `tests::scenes` says which scene is played where, and why not where it is not. Scenes that
+//! new boot. Debian 13's boot is a scene itself: it is the one that says when it is ready.
+//! `tests::scenes` says which scene is played where, and why not where it is not. Scenes that
 //! are not among the core are ignored unless they are named or all are asked for.
 
 mod agent;
 mod callers;
 mod power;
+mod readiness;
 mod sessions;
 mod survivors;
 
-use libtest_mimic::{Arguments, Trial};
-
+use libtest_mimic::{Arguments, Failed, Trial};
 use std::process::ExitCode;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use tests::Debian;
 use tests::scenes::{Cell, SCENES, table};
 use tests::stage::Stage;
+
+/// The scene that is Debian 13's boot.
+const READY: &str = "a_start_waits_until_the_guest_is_ready_and_show_says_when_that_was";
 
 /// The guest that is up.
 static STAGE: Mutex<Option<Stage>> = Mutex::new(None);
@@ -34,7 +38,12 @@ fn main() -> ExitCode {
     // One after the other, in the order of the guests.
     arguments.test_threads = Some(1);
     let mut trials = Vec::new();
+    let wanted = |name: &String| names.is_empty() || names.contains(name);
     for debian in [Debian::Twelve, Debian::Thirteen, Debian::Sysvinit] {
+        if debian == Debian::Thirteen {
+            let name = format!("{}::{READY}", debian.name());
+            trials.extend(wanted(&name).then(|| Trial::test(name, act_ready)));
+        }
         for scene in &SCENES {
             let core = match scene.on(debian) {
                 Cell::Core => true,
@@ -43,7 +52,7 @@ fn main() -> ExitCode {
             };
             let play = script(scene.name);
             let name = format!("{}::{}", debian.name(), scene.name);
-            if !names.is_empty() && !names.contains(&name) {
+            if !wanted(&name) {
                 continue;
             }
             let run = move || {
@@ -53,7 +62,10 @@ fn main() -> ExitCode {
             trials.push(Trial::test(name, run).with_ignored_flag(!core));
         }
     }
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let code = libtest_mimic::run(&arguments, trials).exit_code();
+    // One in the background would go on.
+    drop(slot().take());
+    code
 }
 
 /// Takes the names behind `--exact` out of the command line.
@@ -69,13 +81,25 @@ fn names(mut words: Vec<String>) -> (Vec<String>, Vec<String>) {
 
 /// Plays a scene on an empty stage; one that fails leaves none.
 fn act(debian: Debian, play: fn(&mut Stage)) {
-    let mut slot = STAGE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut slot = slot();
     // Another guest's goes first, for both would be too much.
     let kept = slot.take().filter(|stage| stage.debian == debian);
     let mut stage = kept.unwrap_or_else(|| Stage::boot(debian));
     stage.clear();
     play(&mut stage);
     *slot = Some(stage);
+}
+
+/// Boots Debian 13 as the scene does, and leaves it to those that follow.
+fn act_ready() -> Result<(), Failed> {
+    let mut slot = slot();
+    drop(slot.take());
+    *slot = Some(readiness::a_start_waits_until_the_guest_is_ready_and_show_says_when_that_was());
+    Ok(())
+}
+
+fn slot() -> MutexGuard<'static, Option<Stage>> {
+    STAGE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What is done in the scene `name`.
