@@ -61,6 +61,8 @@ impl Console {
     }
 
     /// Runs `command` in the maintenance shell and gives what it printed, without the last newline.
+    /// The prompt that follows has been seen, too: the next one to come is another boot's, or that of a
+    /// line that was only typed.
     ///
     /// # Panics
     /// It does not end within two minutes, or the console is gone.
@@ -72,6 +74,7 @@ impl Console {
         self.type_line(&format!("echo '<'{number}'>'; {command}; echo '</'{number}'>'"));
         self.expect(&format!("<{number}>"), COMMAND_LIMIT);
         let printed = self.expect(&format!("</{number}>"), COMMAND_LIMIT);
+        self.expect(PROMPT, COMMAND_LIMIT);
         printed.replace('\r', "").trim_matches('\n').to_owned()
     }
 

@@ -9,7 +9,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tests::{Flavour, Machine, vmm_bin};
 use vmm::VirtualPc;
 use vmm::catalog::{Catalog, Definition};
@@ -22,8 +22,6 @@ const MIB: u64 = 1 << 20;
 const SIZE: u64 = 16 * MIB;
 const TAP: &str = "tap0";
 const PORT: u16 = 5001;
-/// A bound against hanging.
-const LIMIT: Duration = Duration::from_secs(240);
 /// The features that a stock driver accepts here, by their bits (section 5.1.3 of the specification):
 /// checksums and uncut TCP both ways, an address, merged buffers, a status.
 const FEATURES: [usize; 11] = [0, 1, 5, 7, 8, 9, 11, 12, 13, 15, 16];
@@ -119,8 +117,6 @@ fn a_guest_on_a_tap_is_heard_and_hears_and_keeps_its_address_over_a_reboot() {
     }
 
     machine.console.type_line("reboot -f");
-    // Prompts of the former boot may not have been looked at.
-    machine.console.expect("Restarting system", LIMIT);
     machine.wait_for_shell();
     assert_eq!(connect(&mut machine), address, "after a reboot");
     ping_both_ways(&mut machine);
