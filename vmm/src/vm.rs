@@ -364,6 +364,7 @@ impl Vm {
             control.pause();
         }
         self.inner.enter(VmState::Paused);
+        self.inner.integration.paused();
         Ok(())
     }
 

@@ -48,7 +48,7 @@ pub(super) enum Stage {
     Preparing,
     /// The guest acts.
     Committed {
-        /// Since when.
+        /// Since when, if it had not stood still since.
         since: Instant,
     },
 }
@@ -197,8 +197,12 @@ impl Operation {
         self.give_up = Some(Instant::now() + wait);
     }
 
-    /// The machine stood still, and the guest gets its time anew.
-    pub(super) fn resumed(&mut self) {
+    /// The machine stood still for so long, and the guest gets its time anew.
+    pub(super) fn resumed(&mut self, stood_still: Duration) {
+        if let Stage::Committed { since } = &mut self.stage {
+            // What was committed just when it was paused may be in the future now: no time has passed.
+            *since += stood_still;
+        }
         if self.give_up.is_some() {
             self.give_time();
         }

@@ -132,6 +132,12 @@ impl Integration {
         let _ = self.commands.send(Command::Tell(events.clone()));
     }
 
+    /// The machine is paused: its guest has none of the time from now on.
+    pub fn paused(&self) {
+        // No thread, no time that would be counted.
+        let _ = self.commands.send(Command::Paused);
+    }
+
     /// The machine was paused, and goes on with `run`, which makes its state running: the guest's
     /// silence meanwhile was none of its doing, and its clock is behind.
     pub fn resumed(&self, run: impl FnOnce()) {

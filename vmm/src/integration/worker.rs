@@ -54,6 +54,8 @@ pub(crate) enum Command {
     Tell(Events),
     /// The guest begins to boot.
     BootStarted(Sender<()>),
+    /// The machine is paused.
+    Paused,
     /// The machine stood still and is about to go on.
     Resumed(Sender<()>),
     /// It goes on.
@@ -94,6 +96,8 @@ pub(super) struct Worker {
     next_connection: u64,
     /// A clone is held by every thread that reads from a connection.
     readers: Arc<()>,
+    /// Since when the machine stands still, if it does.
+    paused: Option<Instant>,
     /// When the guest's misbehaviour was logged last.
     complained: Option<Instant>,
     calls: Calls,
@@ -125,6 +129,7 @@ impl Worker {
             connections: Vec::new(),
             next_connection: 1,
             readers: Arc::default(),
+            paused: None,
             complained: None,
             name: String::new(),
             told: None,
@@ -215,6 +220,7 @@ impl Worker {
                 // Whoever told it waits for this.
                 let _ = done.send(());
             }
+            Command::Paused => self.paused = Some(Instant::now()),
             Command::Resumed(done) => {
                 self.resume();
                 let _ = done.send(());
@@ -258,6 +264,7 @@ impl Worker {
     /// Counts all time that belongs to the guest from now on.
     fn resume(&mut self) {
         let now = Instant::now();
+        let paused = self.paused.take();
         for connection in &mut self.connections {
             connection.heard = now;
         }
@@ -265,7 +272,7 @@ impl Worker {
             *heartbeats = Heartbeats::new(now);
         }
         if let Some(operation) = &mut self.operation {
-            operation.resumed();
+            operation.resumed(paused.map_or(Duration::ZERO, |since| now - since));
         }
         self.power_resumed();
         self.install_resumed();

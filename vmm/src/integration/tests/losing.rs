@@ -320,6 +320,30 @@ fn an_agent_that_never_comes_back_ends_in_the_hosts_time_out() {
 }
 
 #[test]
+fn an_agent_that_goes_on_after_a_pause_is_not_told_that_it_has_used_up_its_time() {
+    let host = Host::new();
+    let mut agent = host.ready_agent();
+    let (id, task) = host.begin(&mut agent, 1);
+    let begun = Instant::now();
+    agent.commit(id, 1);
+    committed(&task);
+    host.state.set(VmState::Paused);
+    host.integration.paused();
+    let paused = Duration::from_secs(2);
+    std::thread::sleep(paused);
+    host.integration.resumed(|| host.state.set(VmState::Running));
+    drop(agent);
+    let mut agent = host.ready_agent();
+    let (id, request) = agent.logoff();
+    let told = request.resume.and_then(|resume| resume.committed_ms).unwrap();
+    // The thread may have heard late of the pause, but not of half of it.
+    let most = begun.elapsed() - paused / 2;
+    assert!(Duration::from_millis(told) < most, "{told} ms of {most:?}");
+    agent.succeed(id, 1);
+    assert_eq!(end(&task), SUCCESS);
+}
+
+#[test]
 fn the_guests_time_stands_still_with_the_machine_and_begins_anew_with_it() {
     let margin = Duration::from_millis(50);
     let host = Host::with(Timing { margin, ..Timing::default() });
