@@ -4,7 +4,7 @@
 //!        accepted, and told to proceed       the machine powers off or boots anew: Success
 //! Asked -------------------------------> Going ------------------------------------------> over
 //!   |  5 s                                 |  the guest says why not, or has had its time
-//!   +-> VM_E_TIMED_OUT                     +-> the task's error
+//!   +-> VM_E_TIMED_OUT, and Cancel         +-> the task's error
 //! ```
 //!
 //! Success is what the machine does, not what the guest says. Its agent is ended with everything
@@ -224,7 +224,12 @@ impl Worker {
                     self.timing.power.as_secs()
                 ),
             };
+            // Whoever accepts it now would wait for the word to proceed for ever.
+            let forgotten = matches!(operation.stage, Stage::Asked(_)).then_some(operation.request);
             operation.end(TaskResult::TimeOutError, HResult::VM_E_TIMED_OUT, &text);
+            if let Some((number, id)) = forgotten.flatten() {
+                self.send(number, &HostMessage::Cancel { id });
+            }
         }
     }
 }
