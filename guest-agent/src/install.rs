@@ -3,9 +3,9 @@
 //! that was installed: whatever started it and keeps it running goes on to do so, and the host sees
 //! a new agent connect.
 //!
-//! All of this ends with the connection on which it was asked for. The script leaves every file whole
-//! or not there, and can be run again at any time, which the host's next request does: that is better
-//! than a script that goes on while nobody knows of it, and may meet its successor.
+//! The script ends with the connection on which it was asked for. It leaves every file whole or not
+//! there, and can be run again at any time, which the host's next request does: that is better than
+//! a script that goes on while nobody knows of it, and may meet its successor.
 
 use crate::command::Programs;
 use crate::process::read_at_most;

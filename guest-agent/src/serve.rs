@@ -99,12 +99,14 @@ impl Agent {
     }
 
     /// Serves the host at the other end of `stream`, a connected socket of any family, until it
-    /// closes the connection. What it asked for and is still under way stops acting then.
+    /// closes the connection. What it asked for and is still under way stops acting then; an agent
+    /// that has been installed over it takes this one's place at the latest then.
     ///
     /// # Errors
     /// The host refused the agent or broke the protocol, or the stream failed.
     pub fn serve(&self, stream: UnixStream) -> Result<(), ServeError> {
         let (mut reader, wire) = split(stream)?;
+        let mut installed = None;
         let outcome = self.greet(&mut reader, &wire).and_then(|()| {
             thread::scope(|scope| {
                 let mut work = Work::default();
@@ -112,11 +114,17 @@ impl Agent {
                 // The scope waits for the threads, so they are told first; a write of theirs that
                 // waits for the host ends with the connection.
                 reader.close();
-                work.abandon();
+                installed = work.abandon();
                 outcome
             })
         });
         reader.close();
+        // Nothing is under way any more, and the host waits for the one that was installed.
+        if let (Some(id), Some(install)) = (installed, &self.services.install)
+            && let AgentMessage::Done(failed) = install.go_over(id)
+        {
+            (self.log)(&failed.text);
+        }
         outcome
     }
 
@@ -267,7 +275,7 @@ impl Agent {
                     let run = move || install.run(id, host.as_fd(), &say);
                     let thread = thread::Builder::new().name("install".into());
                     let thread = thread.spawn_scoped(scope, run)?;
-                    Ok(Installation { id, thread, _connection: connection })
+                    Ok(Installation { id, thread, connection })
                 });
                 match begun {
                     Ok(begun) => work.installing = Some(begun),
@@ -282,13 +290,12 @@ impl Agent {
     /// Lets the agent that was installed take this one's place, once nothing is under way: what the
     /// host has asked for meanwhile is not cut off.
     fn go_over(&self, wire: &Wire, work: &mut Work<'_>) -> Result<(), ServeError> {
-        if !work.installing.as_ref().is_some_and(|one| one.thread.is_finished()) || work.is_busy() {
+        let done = work.installing.as_ref().is_some_and(|one| one.thread.is_finished());
+        if !done || work.is_busy() || work.questions.iter().any(|one| !one.is_finished()) {
             return Ok(());
         }
-        let Some(Installation { id, thread, .. }) = work.installing.take() else { return Ok(()) };
-        // A thread that panicked has installed nothing that is known of.
-        let installed = thread.join().unwrap_or(false);
-        if let Some(install) = self.services.install.as_ref().filter(|_| installed) {
+        let installed = work.installing.take().and_then(Installation::end);
+        if let (Some(id), Some(install)) = (installed, &self.services.install) {
             wire.send(&install.go_over(id))?;
         }
         Ok(())
@@ -423,11 +430,12 @@ impl Work<'_> {
     }
 
     /// Has the threads end: the connection has. The guest goes on with what it was told; what was
-    /// being installed is left.
-    fn abandon(self) {
+    /// being installed is left, and given is the id of what has been.
+    fn abandon(self) -> Option<u64> {
         if let Some(Operation { control, .. }) = self.logoff {
             control.abandon();
         }
+        self.installing.and_then(Installation::end)
     }
 }
 
@@ -443,7 +451,16 @@ struct Installation<'scope> {
     /// Says whether it is done.
     thread: ScopedJoinHandle<'scope, bool>,
     /// Dropped when the connection ends, which ends the installer, and with it the thread.
-    _connection: UnixStream,
+    connection: UnixStream,
+}
+
+impl Installation<'_> {
+    /// Ends it, unless it is done; gives its id if that is so and it has succeeded.
+    fn end(self) -> Option<u64> {
+        drop(self.connection);
+        // A thread that panicked has installed nothing that is known of.
+        self.thread.join().unwrap_or(false).then_some(self.id)
+    }
 }
 
 /// A shutdown or restart under way.

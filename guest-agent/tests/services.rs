@@ -17,6 +17,7 @@ use protocol::power::{PowerAction, PowerRequest};
 use protocol::task::TaskResult;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -231,11 +232,75 @@ fn the_clock_follows_and_says_so() {
     assert_eq!(host.next(), AgentMessage::Clock { id: 1, report });
 }
 
+/// Makes a folder with an agent 1.2.3 to install, and with this script to do it.
+fn write_kit(folder: &Path, script: &str) {
+    std::fs::create_dir(folder).unwrap();
+    for (name, text) in [("vmm-agent", "echo vmm-agent 1.2.3"), ("install", script)] {
+        std::fs::write(folder.join(name), format!("#!/bin/sh\n{text}\n")).unwrap();
+        let mode = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(folder.join(name), mode).unwrap();
+    }
+}
+
+/// A host whose agent has installed another one, and has accepted the shutdown 2 meanwhile; hears
+/// when the agent makes way.
+fn installed_but_busy(world: &World) -> (Host, Receiver<()>) {
+    let (kit, may_end) = (world.path("kit"), world.path("may-end"));
+    write_kit(&kit, &format!("while [ ! -e {} ]; do sleep 0.01; done", may_end.display()));
+    let (sender, gone_over) = mpsc::channel();
+    let sender = Mutex::new(sender);
+    let install = Install::new(
+        move || Ok(Kit::at(&kit)),
+        move || {
+            sender.lock().unwrap().send(()).unwrap();
+            io::Error::other("not here")
+        },
+    );
+    let init = Fake { told: Mutex::new(mpsc::channel().0), fails: false };
+    let services = Services {
+        power: Some(Power::new(Box::new(init), Info::new(world.path("root")))),
+        install: Some(install),
+        ..Services::default()
+    };
+    let mut host =
+        world.connect_to(Agent::new(Arc::new(world.backend()), "boot").with_services(services));
+    host.hello();
+    host.welcome();
+    host.request(1, Request::Install);
+    assert_eq!(host.next(), AgentMessage::Installing { id: 1, version: "1.2.3".into() });
+    accepted(&mut host, 2, PowerAction::Shutdown, false);
+    std::fs::write(&may_end, "").unwrap();
+    assert_eq!(host.next(), AgentMessage::Installed { id: 1 });
+    (host, gone_over)
+}
+
+#[test]
+fn an_agent_makes_way_for_the_installed_one_when_nothing_else_is_under_way() {
+    let world = World::new();
+    let (mut host, gone_over) = installed_but_busy(&world);
+    assert!(gone_over.recv_timeout(Duration::from_millis(300)).is_err(), "cut off");
+    host.request(3, Request::Install);
+    let AgentMessage::Rejected { id: 3, error, .. } = host.next() else { panic!("taken") };
+    assert_eq!(error, HResult::ERROR_NOT_READY);
+    host.say(&HostMessage::Cancel { id: 2 });
+    assert_eq!(host.next(), AgentMessage::CancelAnswer { id: 2, cancelled: true });
+    gone_over.recv_timeout(SOON).unwrap();
+    let AgentMessage::Done(done) = host.next() else { panic!("not done") };
+    assert_eq!((done.id, done.error), (1, HResult::DISP_E_EXCEPTION));
+}
+
+#[test]
+fn an_agent_makes_way_for_the_installed_one_when_the_connection_ends() {
+    let world = World::new();
+    let (host, gone_over) = installed_but_busy(&world);
+    host.hang_up().unwrap();
+    gone_over.try_recv().expect("it has stayed");
+}
+
 #[test]
 fn an_installer_ends_with_the_connection_and_the_next_one_can_install() {
     let world = World::new();
     let kit = world.path("kit");
-    std::fs::create_dir(&kit).unwrap();
     let (begun, again) = (world.path("begun"), world.path("again"));
     // The first time the installer hangs, in a program of its own.
     let script = format!(
@@ -244,11 +309,7 @@ fn an_installer_ends_with_the_connection_and_the_next_one_can_install() {
         again = again.display(),
         begun = begun.display()
     );
-    for (name, text) in [("vmm-agent", "echo vmm-agent 1.2.3"), ("install", script.as_str())] {
-        std::fs::write(kit.join(name), format!("#!/bin/sh\n{text}\n")).unwrap();
-        let mode = std::fs::Permissions::from_mode(0o755);
-        std::fs::set_permissions(kit.join(name), mode).unwrap();
-    }
+    write_kit(&kit, &script);
     let install = Install::new(move || Ok(Kit::at(&kit)), || io::Error::other("not here"));
     let services = Services { install: Some(install), ..Services::default() };
     let agent = Agent::new(Arc::new(world.backend()), "boot").with_services(services);

@@ -12,8 +12,9 @@
 //!   |<------------------------------------------------|
 //! ```
 //!
-//! After `Installed` the agent makes way for the program that it has installed. The host believes
-//! that it was when an agent of that version has connected.
+//! After `Installed` the agent makes way for the program that it has installed, as soon as no other
+//! request is under way, or the connection has ended. If that program does not run, it says `Done`.
+//! The host believes that it was installed when an agent of that version has connected.
 
 /// The name of the disk, as a volume and as a device's serial number.
 pub const DISK: &str = "VMM-IC";

@@ -87,7 +87,8 @@ pub enum Request {
     /// This is the time. Answered by [`AgentMessage::Clock`], or [`AgentMessage::Rejected`].
     SetClock(HostTime),
     /// Install what the host has brought along. Answered by [`AgentMessage::Installing`] and then
-    /// [`AgentMessage::Installed`] or [`AgentMessage::Done`]; or by [`AgentMessage::Rejected`].
+    /// [`AgentMessage::Installed`] or, where it came to nothing, [`AgentMessage::Done`]; or by
+    /// [`AgentMessage::Rejected`].
     Install,
     /// A verb that this build does not know; it is rejected.
     #[serde(other)]
@@ -210,7 +211,8 @@ pub enum AgentMessage {
         /// The version of the agent that is.
         version: String,
     },
-    /// It is installed, and this agent makes way for it: the connection ends.
+    /// It is installed, and this agent makes way for it when nothing else is under way: the
+    /// connection ends. If it does not run, [`AgentMessage::Done`] says so.
     Installed {
         /// The request's id.
         id: u64,
