@@ -7,8 +7,9 @@
 //!   +-> VM_E_TIMED_OUT              +----------------------+-> the task's error
 //! ```
 //!
-//! Success is the agent that comes back, not what the former one says: that ends itself for it. The
-//! guest has two minutes for all of this.
+//! Success is the agent that comes back, not what the former one says: that ends itself for it, when
+//! nothing else that it was asked for is under way. The guest has two minutes for all of this, but
+//! for the time that a logoff or a shutdown takes meanwhile.
 
 use crate::error::CallError;
 use crate::integration::guest::{AgentStatus, GuestOs, no_agent};
@@ -200,6 +201,13 @@ impl Worker {
     }
 
     pub(super) fn expire_install(&mut self, now: Instant) {
+        // The agent makes way only when that is over, and has its time from then on.
+        let busy = self.operation.is_some() || !self.powers.is_empty();
+        let waits = |one: &&mut Installation| busy && matches!(one.stage, Stage::Back(..));
+        if let Some(operation) = self.installation.as_mut().filter(waits) {
+            operation.deadline = now + self.timing.install;
+            return;
+        }
         if self.install_deadline().is_none_or(|deadline| deadline > now) {
             return;
         }

@@ -102,7 +102,7 @@ pub(super) struct Worker {
     complained: Option<Instant>,
     calls: Calls,
     /// The logoff that is under way.
-    operation: Option<Operation>,
+    pub(super) operation: Option<Operation>,
     /// Tasks that have been given for it.
     followers: usize,
     /// A logoff that was given up before the guest accepted it.
@@ -376,8 +376,9 @@ impl Worker {
             self.close(number);
         }
         self.calls.expire(now);
-        self.expire_power(now);
+        // Before what it waits for is given up.
         self.expire_install(now);
+        self.expire_power(now);
         self.expire_clock(now);
         self.expire_logoff(now);
     }

@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::kit::KitState;
-use protocol::hello::{Hello, INSTALL};
+use protocol::hello::{Hello, INSTALL, LOGOFF, POWER};
 use protocol::message::Done;
+use protocol::task::LogoffOptions;
 
 /// A host whose machine has the disk.
 fn host_with_disk(timing: Timing) -> Host {
@@ -120,6 +121,38 @@ fn an_installation_that_lasts_too_long_has_failed_wherever_it_is() {
         assert!(text.contains(words), "{text}");
         agent.say(&AgentMessage::Installed { id });
         host.wait_for_dropped(1);
+    }
+}
+
+#[test]
+fn the_installed_agent_has_its_time_when_what_goes_on_meanwhile_is_over() {
+    let install = Duration::from_secs(2);
+    type Begin = fn(&Host, &mut Agent) -> u64;
+    let shutdown: Begin = |host, agent| begin(host, agent, PowerAction::Shutdown).0;
+    let logoff: Begin = |host, agent| {
+        let asking = call(host, |guest| guest.logoff(LogoffOptions::default()));
+        let (id, _) = agent.request();
+        agent.say(&AgentMessage::Accepted { id, backend: "".into(), sessions: 1, managers: 0 });
+        asking.join().unwrap().unwrap();
+        id
+    };
+    for (meanwhile, comes_back) in [(shutdown, true), (logoff, false)] {
+        let host = host_with_disk(Timing { install, ..Timing::default() });
+        let mut agent = host.agent(&[INSTALL, POWER, LOGOFF]);
+        let (id, task) = begin_install(&host, &mut agent);
+        agent.say(&AgentMessage::Installed { id });
+        let other = meanwhile(&host, &mut agent);
+        let info = task.wait(Some(install + install / 2));
+        assert!(!info.is_complete, "{info:?}");
+        let (result, error) = (TaskResult::UnexpectedError, HResult::DISP_E_EXCEPTION);
+        agent.say(&AgentMessage::Done(Done::failed(other, result, error, "over")));
+        if comes_back {
+            let _agent = come_back(&host, "2.0.0");
+            assert_eq!(end(&task), SUCCESS);
+        } else {
+            let late = (Some(TaskResult::TimeOutError), HResult::VM_E_TIMED_OUT);
+            assert_eq!(end(&task), late);
+        }
     }
 }
 
