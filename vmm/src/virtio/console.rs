@@ -9,7 +9,8 @@ use crate::console::port::{InputRoom, Port};
 use crate::console::{ConsoleOutput, TerminalSize};
 use crate::io::{IoHandle, Registry, Source, SourceId};
 use crate::memory::GuestRam;
-use crate::virtio::queue::{Broken, Chain, DeviceQueue, TURN, whole};
+use crate::virtio::chain::Whole;
+use crate::virtio::queue::{Broken, DeviceQueue, TURN};
 use crate::virtio::{Activation, VirtioDevice, read_bytes};
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -191,8 +192,8 @@ impl Service {
                     return Ok(());
                 };
                 let head = chain.head_index();
-                let chain = whole(chain, self.transmit.size());
-                let text = chain.map_or_else(|_| Text::new(), |chain| text_of(chain, &self.ram));
+                let chain = Whole::of(chain, self.transmit.size());
+                let text = chain.map_or_else(|_| Text::new(), |chain| text_of(&chain, &self.ram));
                 self.printing = Some((head, text));
                 continue;
             };
@@ -239,7 +240,7 @@ impl Service {
             };
             let head = chain.head_index();
             // A chain that cannot be written goes back empty, and so does one without room.
-            let chain = whole(chain, self.receive.size()).ok();
+            let chain = Whole::of(chain, self.receive.size()).ok();
             let writer = chain.and_then(|chain| chain.writer(&ram).ok());
             let written = writer.map_or(0, |mut writer| {
                 let bytes = lock(&self.input).take(writer.available_bytes());
@@ -255,7 +256,7 @@ impl Service {
 }
 
 /// What lies in the chain's readable part; nothing if a piece of it is no RAM.
-fn text_of(chain: Chain<'_>, ram: &GuestRam) -> Text {
+fn text_of(chain: &Whole, ram: &GuestRam) -> Text {
     let pieces = chain.readable().map(|part| (part.addr(), part.len() as usize));
     let pieces: Vec<(GuestAddress, usize)> = pieces.filter(|(_, length)| *length > 0).collect();
     if !pieces.iter().all(|(address, length)| ram.check_range(*address, *length)) {

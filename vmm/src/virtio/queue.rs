@@ -27,7 +27,8 @@ pub type Chain<'a> = DescriptorChain<&'a GuestRam>;
 pub struct Malformed;
 
 /// Gives the descriptors of `chain` to `take`, and says whether they are a chain: no more than
-/// `most`, what the device reads before what it writes (section 2.7.4.2), and an end.
+/// `most`, what the device reads before what it writes (section 2.7.4.2), and an end. The driver can
+/// change them meanwhile: what this says holds for what `take` was given, and for no second look.
 ///
 /// # Errors
 /// They are not, or `take` does not like one of them.
@@ -48,16 +49,6 @@ pub fn walk(
     }
     // A chain that ended where its last descriptor does not say so runs into nothing or in a circle.
     if goes_on { Err(Malformed) } else { Ok(()) }
-}
-
-/// `chain`, if it is one: a device that does not walk it itself would follow its descriptors as far
-/// as a table can go round.
-///
-/// # Errors
-/// It is not, see [`walk`].
-pub fn whole(chain: Chain<'_>, most: u16) -> Result<Chain<'_>, Malformed> {
-    walk(chain.clone(), most, |_| Ok(()))?;
-    Ok(chain)
 }
 
 /// A queue that cannot be used any more. The driver has been told.
@@ -82,7 +73,8 @@ impl DeviceQueue {
         Self { queue, ram, doorbell, interrupt, broken: false, given: Wrapping(0) }
     }
 
-    /// How many descriptors it has; no chain has more.
+    /// How many descriptors it has. No chain may have more, but one with a table of its own that a
+    /// Linux without memory for a longer ring has made can.
     #[must_use]
     pub fn size(&self) -> u16 {
         self.queue.size()

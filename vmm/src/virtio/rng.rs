@@ -5,7 +5,8 @@
 
 use crate::io::{IoHandle, Registry, Source, SourceId};
 use crate::memory::GuestRam;
-use crate::virtio::queue::{Broken, DeviceQueue, TURN, whole};
+use crate::virtio::chain::Whole;
+use crate::virtio::queue::{Broken, DeviceQueue, TURN};
 use crate::virtio::{Activation, VirtioDevice};
 use rustix::rand::{GetRandomFlags, getrandom};
 use std::io::{self, Write};
@@ -78,7 +79,7 @@ impl Requests {
             };
             let head = chain.head_index();
             // A chain that cannot be written goes back empty.
-            let chain = whole(chain, self.queue.size()).ok();
+            let chain = Whole::of(chain, self.queue.size()).ok();
             let writer = chain.and_then(|chain| chain.writer(&ram).ok());
             let written = writer.map_or(0, |mut writer| {
                 let mut bytes = [0; MAX_REQUEST];

@@ -7,7 +7,8 @@
 
 use crate::io::{IoHandle, Registry, Source, SourceId};
 use crate::memory::GuestRam;
-use crate::virtio::queue::{Broken, DeviceQueue, TURN, whole};
+use crate::virtio::chain::Whole;
+use crate::virtio::queue::{Broken, DeviceQueue, TURN};
 use crate::virtio::{Activation, VirtioDevice, read_bytes};
 use crate::vsock::mux::{Mux, TOKENS};
 use crate::vsock::packet::{self, HEADER, MAX_PAYLOAD, op};
@@ -162,7 +163,7 @@ impl Queues {
             };
             let head = chain.head_index();
             // What is no chain is no packet, and one that has no header has no sender to tell.
-            if let Ok(chain) = whole(chain, self.transmit.size())
+            if let Ok(chain) = Whole::of(chain, self.transmit.size())
                 && let Ok(mut reader) = chain.reader(&ram)
                 && let Ok(mut header) = packet::read_header(&mut reader)
             {
@@ -200,7 +201,7 @@ impl Queues {
                 break;
             };
             let head = chain.head_index();
-            let chain = whole(chain, self.receive.size()).ok();
+            let chain = Whole::of(chain, self.receive.size()).ok();
             let writer = chain.and_then(|chain| chain.writer(&ram).ok());
             // A buffer that is none, that holds no header, or nothing beside it, goes back empty.
             let Some(mut writer) = writer.filter(|writer| writer.available_bytes() > HEADER) else {

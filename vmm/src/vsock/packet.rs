@@ -1,8 +1,8 @@
 //! The packet: a header of 44 bytes, and a payload that may be scattered over any number of
 //! descriptors (section 5.10.6).
 
+use crate::virtio::chain::Reader;
 use std::io::{self, Read};
-use virtio_queue::Reader;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -111,6 +111,7 @@ pub fn read_payload(
 mod tests {
     use super::*;
     use crate::memory;
+    use crate::virtio::chain::Whole;
     use proptest::collection::vec;
     use proptest::prelude::*;
     use virtio_queue::desc::{RawDescriptor, split::Descriptor};
@@ -168,6 +169,7 @@ mod tests {
             }
             let queue = MockSplitQueue::new(&ram, 64);
             let chain = queue.build_desc_chain(&descriptors).unwrap();
+            let chain = Whole::of(chain, 64).unwrap();
             let mut reader = chain.reader(&ram).unwrap();
             let mut payload = Vec::new();
             match read_header(&mut reader) {

@@ -5,7 +5,7 @@
 //! call.
 
 use crate::memory::{GuestRam, PAGE_SIZE};
-use crate::virtio::queue::Chain;
+use crate::virtio::chain::Whole;
 use rustix::mm::{Advice, madvise};
 use std::collections::VecDeque;
 use std::io::Read;
@@ -30,7 +30,7 @@ pub(super) struct Pages {
 impl Pages {
     /// Those whose numbers are in the chain's readable part, in any order; what is no RAM is left
     /// out.
-    pub(super) fn numbered(chain: Chain<'_>, ram: &GuestRam) -> Self {
+    pub(super) fn numbered(chain: &Whole, ram: &GuestRam) -> Self {
         let Ok(reader) = chain.reader(ram) else { return Self::default() };
         let mut bytes = Vec::new();
         // Guest RAM can always be read.
@@ -54,7 +54,7 @@ impl Pages {
     }
 
     /// Those that lie in the chain's writable part as a whole; what is not all RAM is left out.
-    pub(super) fn lying_in(chain: Chain<'_>, ram: &GuestRam) -> Self {
+    pub(super) fn lying_in(chain: &Whole, ram: &GuestRam) -> Self {
         let whole = |(address, length): Range| {
             let start = address.checked_next_multiple_of(PAGE_SIZE)?;
             let end = address.checked_add(length)? / PAGE_SIZE * PAGE_SIZE;

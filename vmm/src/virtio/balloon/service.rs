@@ -5,7 +5,8 @@ use super::pages::Pages;
 use super::{REPORTING, STATS, stats};
 use crate::io::{Registry, Source};
 use crate::memory::GuestRam;
-use crate::virtio::queue::{Broken, Chain, DeviceQueue, TURN, whole};
+use crate::virtio::chain::Whole;
+use crate::virtio::queue::{Broken, DeviceQueue, TURN};
 use crate::virtio::{Activation, Interrupt};
 use std::io;
 use vmm_sys_util::epoll::EventSet;
@@ -24,13 +25,13 @@ pub(super) const BELL: u32 = 4;
 struct Spare {
     queue: DeviceQueue,
     /// Which pages a chain names.
-    named: fn(Chain<'_>, &GuestRam) -> Pages,
+    named: fn(&Whole, &GuestRam) -> Pages,
     /// The chain that is being worked on, and what has not been given back of it.
     pending: Option<(u16, Pages)>,
 }
 
 impl Spare {
-    fn new(queue: DeviceQueue, named: fn(Chain<'_>, &GuestRam) -> Pages) -> Self {
+    fn new(queue: DeviceQueue, named: fn(&Whole, &GuestRam) -> Pages) -> Self {
         Self { queue, named, pending: None }
     }
 
@@ -46,8 +47,8 @@ impl Spare {
                     return Ok(());
                 };
                 let head = chain.head_index();
-                let chain = whole(chain, self.queue.size());
-                let pages = chain.map_or_else(|_| Pages::default(), |it| (self.named)(it, ram));
+                let chain = Whole::of(chain, self.queue.size());
+                let pages = chain.map_or_else(|_| Pages::default(), |it| (self.named)(&it, ram));
                 self.pending = Some((head, pages));
                 continue;
             };
@@ -157,8 +158,8 @@ impl Service {
                 return Ok(());
             };
             self.held = Some(chain.head_index());
-            if let Ok(chain) = whole(chain, queue.size()) {
-                self.control.heard(stats::read(chain, &self.ram));
+            if let Ok(chain) = Whole::of(chain, queue.size()) {
+                self.control.heard(stats::read(&chain, &self.ram));
             }
         }
         // What is there beside it is looked at when this one has been given back.

@@ -2,7 +2,7 @@
 
 use super::control::MemoryStats;
 use crate::memory::GuestRam;
-use crate::virtio::queue::Chain;
+use crate::virtio::chain::Whole;
 use std::io::Read;
 
 /// Bytes of a pair: 16 bits and 64.
@@ -12,7 +12,7 @@ const PAIRS_MAX: usize = 64;
 
 /// Reads the pairs in `chain`. Of those with the same tag the last counts; tags that nobody here
 /// knows are left out.
-pub(super) fn read(chain: Chain<'_>, ram: &GuestRam) -> MemoryStats {
+pub(super) fn read(chain: &Whole, ram: &GuestRam) -> MemoryStats {
     let mut stats = MemoryStats::default();
     let Ok(reader) = chain.reader(ram) else { return stats };
     let mut bytes = Vec::new();
