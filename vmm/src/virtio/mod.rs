@@ -13,6 +13,8 @@ pub mod rng;
 pub(crate) mod test_driver;
 #[cfg(test)]
 pub(crate) mod test_turns;
+#[cfg(test)]
+pub(crate) mod test_warnings;
 
 use crate::irq::IrqLine;
 use crate::memory::GuestRam;

@@ -9,38 +9,10 @@ use crate::usage::Usage;
 use crate::virtio::queue::TURN;
 use crate::virtio::test_driver::{Driver, readable};
 use crate::virtio::test_turns::{hold, turns};
+use crate::virtio::test_warnings::Warnings;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Metadata, Subscriber};
-
-/// Counts the warnings of a thread.
-#[derive(Clone, Default)]
-struct Warnings(Arc<AtomicUsize>);
-
-impl Subscriber for Warnings {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() == Level::WARN
-    }
-
-    fn new_span(&self, _span: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _span: &Id, _values: &Record<'_>) {}
-
-    fn record_follows_from(&self, _span: &Id, _follows: &Id) {}
-
-    fn event(&self, _event: &Event<'_>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn enter(&self, _span: &Id) {}
-
-    fn exit(&self, _span: &Id) {}
-}
 
 /// A disk whose image could be opened, but cannot be written any more.
 fn unwritable(index: usize) -> Arc<Drive> {
@@ -75,11 +47,11 @@ fn the_log_hears_of_a_disks_first_failure_and_of_no_other_whatever_the_guest_res
     tracing::subscriber::with_default(warnings.clone(), || {
         let drive = unwritable(0);
         boot(&drive, 5);
-        assert_eq!(warnings.0.load(Ordering::Relaxed), 1);
+        assert_eq!(warnings.count(), 1);
         boot(&drive, 5);
-        assert_eq!(warnings.0.load(Ordering::Relaxed), 1);
+        assert_eq!(warnings.count(), 1);
         boot(&unwritable(1), 2);
-        assert_eq!(warnings.0.load(Ordering::Relaxed), 2);
+        assert_eq!(warnings.count(), 2);
     });
 }
 

@@ -42,9 +42,9 @@ impl Buffers {
         self.have(LONGEST)
     }
 
-    /// How many chains there are.
-    pub(super) fn chains(&self) -> usize {
-        self.chains.len()
+    /// How many pieces of memory there are: descriptors, but for those that were of no use.
+    pub(super) fn pieces(&self) -> usize {
+        self.pieces.len()
     }
 
     /// Whether there are none.

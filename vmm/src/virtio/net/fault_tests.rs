@@ -1,7 +1,7 @@
 //! A tap that cannot be read.
 
 use super::service::{RECEIVE, Service, WIRE};
-use super::test_wire::{Guest, packet};
+use super::test_wire::{Guest, RECEIVE as RECEIVE_QUEUE, packet};
 use crate::io::Source;
 use crate::io::by_hand::ByHand;
 use crate::virtio::queue::TURN;
@@ -66,6 +66,40 @@ fn a_tap_that_cannot_be_read_at_all_is_tried_again_and_again_with_pauses() {
     service.expire();
     assert_eq!((guest.gets(), guest.gets()), (packet(100, 1), packet(100, 2)));
     assert!(sleeps(&mut service));
+}
+
+#[test]
+fn buffers_for_the_longest_packet_are_waited_for_but_not_for_ever() {
+    let (mut guest, mut service) = Guest::by_hand();
+    guest.gives(&[1526]);
+    guest.host_sends(&packet(100, 1));
+    guest.host_sends(&packet(9000, 2));
+    service.turn(RECEIVE);
+    service.turn(WIRE);
+    assert_eq!(guest.driver.take(RECEIVE_QUEUE), None, "more may come");
+    // They do: the long one is not lost.
+    guest.gives(&[70_000]);
+    service.turn(RECEIVE);
+    assert_eq!((guest.gets(), guest.gets()), (packet(100, 1), packet(9000, 2)));
+    assert!(sleeps(&mut service));
+    guest.gives(&[1526]);
+    guest.gives(&[1526]);
+    for seed in [3, 4] {
+        guest.host_sends(&packet(100, seed));
+    }
+    service.turn(WIRE);
+    let due = service.source.deadline();
+    assert!(due.is_some(), "the thread comes back");
+    service.turn(RECEIVE);
+    assert_eq!(service.source.deadline(), due, "and is not put off");
+    service.expire();
+    assert_eq!((guest.gets(), guest.gets()), (packet(100, 3), packet(100, 4)));
+    assert!(sleeps(&mut service));
+    // From now on they come at once, until there is room again.
+    guest.gives(&[1526]);
+    guest.host_sends(&packet(100, 5));
+    service.turn(WIRE);
+    assert_eq!(guest.gets(), packet(100, 5));
 }
 
 #[test]

@@ -14,6 +14,7 @@
 
 mod buffers;
 mod service;
+mod told;
 
 use crate::config::Mac;
 use crate::io::{IoThread, SourceId};
@@ -24,7 +25,7 @@ use crate::virtio::{Activation, VirtioDevice, read_bytes};
 use service::Service;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use told::Told;
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
     VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6,
@@ -69,8 +70,7 @@ pub struct Interface {
     wire: Arc<dyn Wire>,
     mac: Mac,
     usage: Usage,
-    /// Whether the log has heard that a packet was lost; the guest could say it for ever.
-    complained: Arc<AtomicBool>,
+    told: Arc<Told>,
 }
 
 impl Interface {
@@ -85,7 +85,8 @@ impl Interface {
 
     fn on(index: usize, wire: Arc<dyn Wire>, mac: Mac, usage: &Usage) -> Self {
         let (name, usage) = (format!("net-{index}"), usage.clone());
-        Self { name, wire, mac, usage, complained: Arc::default() }
+        let told = Arc::new(Told::of(&name));
+        Self { name, wire, mac, usage, told }
     }
 }
 

@@ -5,23 +5,25 @@
 //! the tap, which throws away what it has no room for, and the doorbell says when to go on. Nothing
 //! of this costs time while nothing can be done.
 //!
+//! A packet may be as long as the driver has said that it takes, so for that long it is waited until
+//! there are buffers. A driver that has not given them after a pause gives no more than those: then
+//! packets are read all the same, and one that does not fit is lost.
+//!
 //! A read that fails says that the tap is empty (`EAGAIN`), that it is there no more (`EBADFD`), or
 //! that a packet was taken off it and lost. After the last of these there may be more packets, of
 //! which the tap says nothing new, so reading goes on; should nothing else come of that for a whole
 //! turn, then after a pause.
 
 use super::buffers::Buffers;
-use super::{Interface, LONGEST, LONGEST_CUT, OFFLOADS, QUEUE_SIZE};
+use super::{Interface, LONGEST, LONGEST_CUT, OFFLOADS, QUEUE_SIZE, Told};
 use crate::io::{Registry, Source};
 use crate::memory::GuestRam;
 use crate::tap::{HEADER, Offloads, Wire};
 use crate::usage::Usage;
 use crate::virtio::Activation;
 use crate::virtio::queue::{Broken, Chain, DeviceQueue, Malformed, TURN, walk};
-use std::fmt::Display;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
 use vm_memory::{GuestMemoryBackend, VolatileSlice};
@@ -38,7 +40,8 @@ pub(super) const SEND: u32 = 2;
 /// kernel's limit for a tap that nobody has changed is 1,000.
 const STALE: usize = 10_000;
 
-/// How long a tap is left alone of which a whole turn of reads has failed.
+/// How long a tap is left alone of which a whole turn of reads has failed, and how long buffers for
+/// uncut packets are waited for.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The device's queues, and what packets need.
@@ -55,9 +58,12 @@ pub(super) struct Service {
     waiting: bool,
     /// When they are looked for again, after a turn of reads that failed.
     again: Option<Instant>,
+    /// When buffers for uncut packets have been waited for long enough.
+    patience: Option<Instant>,
+    /// The driver has given too few for them all that time.
+    scarce: bool,
     usage: Usage,
-    name: String,
-    complained: Arc<AtomicBool>,
+    told: Arc<Told>,
 }
 
 impl Service {
@@ -84,9 +90,10 @@ impl Service {
             merged: has(VIRTIO_NET_F_MRG_RXBUF),
             waiting: false,
             again: None,
+            patience: None,
+            scarce: false,
             usage: interface.usage.clone(),
-            name: interface.name.clone(),
-            complained: interface.complained.clone(),
+            told: interface.told.clone(),
         })
     }
 
@@ -116,6 +123,7 @@ impl Service {
             let enough =
                 if self.merged { self.buffers.suffice() } else { !self.buffers.is_empty() };
             if enough {
+                (self.patience, self.scarce) = (None, false);
                 return Ok(true);
             }
             if let Some(chain) = self.receive.pop(ram)? {
@@ -124,10 +132,13 @@ impl Service {
                     self.receive.add_used(head, 0)?;
                 }
             } else if !self.receive.await_buffers()? {
-                // All that it has may be less than that: then there is nothing to wait for.
-                let all = self.buffers.chains() >= usize::from(self.receive.size());
-                let least = if all { LONGEST_CUT } else { self.least() };
-                return Ok(self.buffers.have(least));
+                // A ring may hold less than that: then there is nothing to wait for.
+                let full = self.buffers.pieces() >= usize::from(self.receive.size());
+                let enough = self.buffers.have(if full { LONGEST_CUT } else { self.least() });
+                if !enough && self.buffers.have(LONGEST_CUT) {
+                    self.patience.get_or_insert_with(|| Instant::now() + PAUSE);
+                }
+                return Ok(enough);
             }
         }
         // So many that make no sense: whatever else there is to do comes first.
@@ -136,9 +147,9 @@ impl Service {
     }
 
     /// The room without which no packet is read. A driver that takes uncut packets has room for
-    /// them, soon if not now.
+    /// them, as a rule: soon if not now.
     fn least(&self) -> usize {
-        if self.offloads.intersects(UNCUT) { LONGEST } else { LONGEST_CUT }
+        if self.offloads.intersects(UNCUT) && !self.scarce { LONGEST } else { LONGEST_CUT }
     }
 
     /// Reads a packet, if there is one, into the buffers, and gives those to the driver. Says whether
@@ -147,7 +158,9 @@ impl Service {
         let slices = self.buffers.slices(ram, self.merged);
         let room: usize = slices.iter().map(VolatileSlice::len).sum();
         match read_packet(self.wire.as_ref(), &slices) {
-            Ok(length) if length > room => self.lose(&"it is longer than the guest's buffers"),
+            Ok(length) if length > room => {
+                self.told.guest_has_lost("it is longer than the guest's buffers");
+            }
             Ok(length) if length >= HEADER => {
                 self.usage.has_received(length - HEADER);
                 let checked = self.offloads.contains(Offloads::CSUM);
@@ -158,10 +171,8 @@ impl Service {
             Ok(_) => self.waiting = false,
             Err(error) => {
                 self.waiting = !has_nothing(&error);
-                match error.raw_os_error() {
-                    Some(libc::EAGAIN | libc::EINTR) => {}
-                    Some(libc::EBADFD) => self.lose(&"the tap has been removed"),
-                    _ => self.lose(&error),
+                if !matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) {
+                    self.told.host_has_failed(&error);
                 }
                 return Ok(false);
             }
@@ -182,7 +193,7 @@ impl Service {
             let head = chain.head_index();
             match packet(chain, &ram) {
                 Ok(packet) => self.send_one(&packet),
-                Err(Malformed) => self.lose(&"the guest's driver made none"),
+                Err(Malformed) => self.told.guest_has_lost("the guest's driver made none"),
             }
             self.send.add_used(head, 0)?;
         }
@@ -193,17 +204,11 @@ impl Service {
     fn send_one(&mut self, packet: &[VolatileSlice<'_>]) {
         match write_packet(self.wire.as_ref(), packet) {
             Ok(length) => self.usage.has_sent(length.saturating_sub(HEADER)),
-            Err(error) if error.raw_os_error() == Some(libc::EIO) => {
-                self.lose(&"the tap is down; `ip link set TAP up`, as root, brings it up");
+            // The tap does not like what the header says.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                self.told.guest_has_lost("the guest's driver gave it a header of nonsense");
             }
-            Err(error) => self.lose(&error),
-        }
-    }
-
-    /// A packet is lost. The log hears of the interface's first one, and of no other.
-    fn lose(&self, why: &dyn Display) {
-        if !self.complained.swap(true, Ordering::Relaxed) {
-            tracing::warn!(interface = self.name, %why, "a packet is lost");
+            Err(error) => self.told.host_has_failed(&error),
         }
     }
 
@@ -307,10 +312,12 @@ impl Source for Service {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.again
+        self.again.or(self.patience)
     }
 
     fn expired(&mut self, registry: &mut Registry<'_>) {
+        // Never both: a tap is read only if there are buffers.
+        self.scarce = self.patience.take().is_some();
         let served = self.receive();
         self.receive.notify();
         if served.is_err() {

@@ -66,6 +66,38 @@ fn a_ring_that_holds_less_than_the_longest_packet_gets_all_that_fit() {
 }
 
 #[test]
+fn a_ring_that_is_full_of_chains_for_less_than_the_longest_packet_gets_all_that_fit() {
+    // The header lies apart, so 32 chains are all that there is room for: no pause is needed.
+    let mut guest = Guest::start_as(Manner { size: 64, ..Manner::default() }, 0);
+    for length in [60, 1514, 9000, 14] {
+        while guest.driver.room(RECEIVE) > 1 {
+            guest.gives(&[HEADER, 1514]);
+        }
+        let packet = packet(length, length);
+        guest.host_sends(&packet);
+        assert_eq!(guest.gets(), packet);
+    }
+}
+
+#[test]
+fn a_driver_that_gives_few_buffers_gets_all_that_fit() {
+    let mut guest = Guest::start();
+    for _ in 0..16 {
+        guest.gives(&[1526]);
+    }
+    for (length, buffers) in [(60, 1), (1514, 1), (9000, 6), (14, 1)] {
+        let packet = packet(length, length);
+        guest.host_sends(&packet);
+        assert_eq!(guest.gets(), packet);
+        (0..buffers).for_each(|_| guest.gives(&[1526]));
+    }
+    // Longer than all of them.
+    guest.host_sends(&packet(16 * 1526, 0));
+    guest.host_sends(&packet(500, 1));
+    assert_eq!(guest.gets(), packet(500, 1));
+}
+
+#[test]
 fn a_driver_that_does_not_merge_buffers_gets_each_packet_in_one() {
     let mut guest = Guest::start_refusing(&[VIRTIO_NET_F_MRG_RXBUF], 0);
     for shape in [&[LONGEST][..], &[1, 10, 2, 100_000], &[12, 65_550], &[0, 5, 70_000]] {
