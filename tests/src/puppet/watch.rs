@@ -12,7 +12,8 @@ pub struct Usage {
     pub threads: usize,
     /// Descriptors.
     pub descriptors: usize,
-    /// Time of the monitor's own threads on a processor.
+    /// Time on a processor of those of the monitor's own threads that are there: less than before,
+    /// where one has ended.
     pub time: Duration,
     /// How often they have begun to run.
     pub runs: u64,

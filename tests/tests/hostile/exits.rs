@@ -21,8 +21,8 @@ fn ones(bytes: u64) -> u64 {
     u64::MAX >> (64 - 8 * bytes)
 }
 
-/// Whether a write of `bytes` at `first` ends the machine on one of the ports it covers. Only a byte
-/// on its own counts.
+/// Whether a write of `bytes` at `first` ends the machine on none of the ports that it covers. Only a
+/// byte on its own counts.
 fn harmless(first: u64, bytes: &[u8]) -> bool {
     bytes.len() > 1 && first != PVPANIC || bytes.iter().all(|byte| !ends(first, *byte))
 }

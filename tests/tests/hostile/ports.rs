@@ -2,15 +2,16 @@
 
 use tests::puppet::{Call, Op};
 
-/// Ports of the devices that there are.
+/// Where the ports of each device begin.
 pub(crate) const I8042: u64 = 0x60;
 pub(crate) const RTC: u64 = 0x70;
 pub(crate) const SERIAL: u64 = 0x3f8;
 pub(crate) const PVPANIC: u64 = 0x505;
 pub(crate) const POWER: u64 = 0x600;
-/// Each with how many they are, and one before and behind.
+/// Each device's first port, and how many it has.
 pub(crate) const PORTS: [(u64, u64); 5] =
     [(I8042, 5), (RTC, 2), (SERIAL, 8), (PVPANIC, 1), (POWER, 4)];
+
 /// A call that reads or writes `rax` at a port.
 pub(crate) fn port(op: Op, rdx: u64, rax: u64) -> Call {
     Call { rdx, rax, ..Call::new(op) }

@@ -1,6 +1,6 @@
 //! Cases 6 to 8 and 14: rings that make no sense, and drivers that lie.
 //!
-//! Each is played against every queue that a device serves.
+//! Each is played against every [subject](crate::subject).
 
 use crate::bench::{Bench, NEEDS_RESET, RUNNING};
 use crate::subject::{NOWHERE, RAM, READABLE, SCRATCH, Subject, TABLE, every};

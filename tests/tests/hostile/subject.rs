@@ -1,4 +1,7 @@
 //! The queues that hostile rings are played against: each with what an honest driver does with it.
+//!
+//! One is missing: that of packets which come, whose buffers are kept over turns and filled together.
+//! What is no chain and no ring is played against it in the device's own tests, without a process.
 
 use crate::VMM;
 use std::path::Path;
@@ -19,6 +22,8 @@ pub(crate) const SCRATCH: u64 = 0x140_0000;
 /// Pages that the balloon is given: one that it must take, one that it must not.
 pub(crate) const SPARE: u64 = 0x150_0000;
 pub(crate) const PRECIOUS: u64 = 0x151_0000;
+/// Bytes of the guest's memory that are free, as a malicious driver says.
+pub(crate) const MALICIOUS_FREE: u64 = 666;
 /// What other queues need.
 pub(crate) const ASIDE: u64 = 0x160_0000;
 /// What the sectors of the disk have.
@@ -143,8 +148,10 @@ impl Subject {
                 let page = if honest { SPARE } else { PRECIOUS };
                 ((page >> 12) as u32).to_le_bytes().to_vec()
             }
-            // So many bytes are free.
-            Statistics => [&4_u16.to_le_bytes()[..], &u64::from(honest).to_le_bytes()].concat(),
+            Statistics => {
+                let free = if honest { MALICIOUS_FREE + 1 } else { MALICIOUS_FREE };
+                [&4_u16.to_le_bytes()[..], &free.to_le_bytes()].concat()
+            }
             VsockOut => request(if honest { HONEST_PORT } else { 666 }),
             NetOut => {
                 // No offloads; to all, from somebody, of an experimental kind.

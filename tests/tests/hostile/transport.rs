@@ -245,13 +245,13 @@ fn are_reset(devices: &[Subject]) {
 }
 
 #[test]
-fn case_12_ten_thousand_resets_in_flight_leave_nothing_behind_of_what_one_thread_serves() {
+fn case_12_thousands_of_resets_in_flight_leave_nothing_behind_of_what_one_thread_serves() {
     are_reset(&[Subject::Rng, Subject::ConsoleOut, Subject::Inflate, Subject::VsockOut]);
 }
 
 /// The other half of them.
 #[test]
-fn case_12_ten_thousand_resets_in_flight_leave_nothing_behind_of_what_has_its_own_thread() {
+fn case_12_thousands_of_resets_in_flight_leave_nothing_behind_of_what_has_its_own_thread() {
     let own = [Subject::Disk, Subject::NetOut];
     let devices: Vec<Subject> = devices().into_iter().filter(|it| own.contains(it)).collect();
     are_reset(&devices);
