@@ -16,7 +16,8 @@ pub(crate) fn the_agent_killed_during_the_grace(stage: &mut Stage) {
 pub(crate) fn the_agent_upgraded_during_the_grace(stage: &mut Stage) {
     stage.login_stubborn("tty3", "bob");
     let before = stage.run("pidof vmm-agent");
-    let call = stage.logoff_in_background("20s");
+    // Long enough for the installation, wherever this is played.
+    let call = stage.logoff_in_background("40s");
     stage.install_agent();
     assert!(!call.is_finished(), "the former agent is not to have done it");
     let report = succeeded(&call.join().expect("the call returns"));
