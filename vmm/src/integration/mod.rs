@@ -30,7 +30,7 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use worker::{Command, Worker};
 
 /// How long things may take; tests have shorter times.
@@ -135,7 +135,7 @@ impl Integration {
     /// The machine is paused: its guest has none of the time from now on.
     pub fn paused(&self) {
         // No thread, no time that would be counted.
-        let _ = self.commands.send(Command::Paused);
+        let _ = self.commands.send(Command::Paused(Instant::now()));
     }
 
     /// The machine was paused, and goes on with `run`, which makes its state running: the guest's

@@ -54,8 +54,8 @@ pub(crate) enum Command {
     Tell(Events),
     /// The guest begins to boot.
     BootStarted(Sender<()>),
-    /// The machine is paused.
-    Paused,
+    /// The machine is paused, since this moment.
+    Paused(Instant),
     /// The machine stood still and is about to go on.
     Resumed(Sender<()>),
     /// It goes on.
@@ -220,7 +220,7 @@ impl Worker {
                 // Whoever told it waits for this.
                 let _ = done.send(());
             }
-            Command::Paused => self.paused = Some(Instant::now()),
+            Command::Paused(since) => self.paused = Some(since),
             Command::Resumed(done) => {
                 self.resume();
                 let _ = done.send(());
