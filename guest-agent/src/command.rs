@@ -1,7 +1,8 @@
 //! Running a program of the guest's for a bounded time, and keeping a bounded part of what it says.
 //!
-//! Each has a process group of its own, so that it ends with what it has started: programs here are
-//! often scripts, and a signal to a shell alone leaves the work of the moment going on.
+//! Each has a process group of its own, so that one that is ended takes along what it has started:
+//! programs here are often scripts, and a signal to a shell alone leaves the work of the moment going
+//! on.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;

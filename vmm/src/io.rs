@@ -1,5 +1,6 @@
-//! Threads that serve many descriptors from one epoll. The one named `io` has a machine's queues,
-//! but for those of disks and networks, its host sockets and console, the one named `control` its control socket.
+//! Threads that serve many descriptors from one epoll. The one named `io` has a machine's queues, but
+//! for those of disks and networks, its host sockets and console, the one named `control` its control
+//! socket.
 //!
 //! What it serves are [sources](Source): objects that own descriptors and are called when one of
 //! them is ready. A source is put on the thread and taken off from outside; taking off is
