@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_that_no_frame_has_are_refused_at_once() {
+    fn case_44_lengths_that_no_frame_has_are_refused_at_once() {
         for announced in [0_u32, MAX_FRAME as u32 + 1, u32::MAX] {
             let bytes = announced.to_le_bytes();
             let outcome = Decoder::default().read::<String>(&mut bytes.as_slice());

@@ -314,7 +314,7 @@ mod tests {
     use crate::clock::ClockAction;
 
     #[test]
-    fn unknown_types_verbs_and_fields_are_passed_over() {
+    fn case_45_unknown_types_verbs_and_fields_are_passed_over() {
         let message: AgentMessage =
             serde_json::from_str(r#"{"type":"levitate","height":3}"#).unwrap();
         assert_eq!(message, AgentMessage::Unknown);

@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_those_of_the_api_that_can_name_a_file() {
+    fn case_49_names_are_those_of_the_api_that_can_name_a_file() {
         for good in ["a", "Host Name", "ä.b", &"x".repeat(255), "a..b"] {
             assert!(is_name(good), "{good}");
         }

@@ -59,7 +59,7 @@ impl World {
 }
 
 #[test]
-fn each_user_may_do_what_the_definition_grants_and_to_others_the_machine_is_unknown() {
+fn case_43_each_user_may_do_what_the_definition_grants_and_to_others_the_machine_is_unknown() {
     if !rustix::process::geteuid().is_root() {
         eprintln!("not tested: only root can become other users");
         return;

@@ -312,7 +312,7 @@ fn a_result_that_cannot_be_written_is_an_error() {
 const NOBODY: u32 = 65534;
 
 #[test]
-fn another_user_sees_no_machine_and_may_not_use_what_is_not_theirs() {
+fn case_43_another_user_sees_no_machine_and_may_not_use_what_is_not_theirs() {
     if !rustix::process::geteuid().is_root() {
         eprintln!("not tested: only root can become another user");
         return;

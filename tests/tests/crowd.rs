@@ -72,7 +72,7 @@ fn start(folder: &Path, mut command: Command) -> (Process, Runtime) {
 }
 
 #[test]
-fn clients_leave_the_machine_the_descriptors_that_it_needs() {
+fn case_42_clients_leave_the_machine_the_descriptors_that_it_needs() {
     let folder = tempfile::tempdir().unwrap();
     let mut few = Command::new("sh");
     few.args(["-c", "ulimit -n 100 && exec \"$0\" \"$@\"", VMM]);
@@ -87,7 +87,7 @@ fn clients_leave_the_machine_the_descriptors_that_it_needs() {
 }
 
 #[test]
-fn a_thousand_idle_clients_and_many_who_wait_cost_little_and_slow_down_nobody() {
+fn case_40_a_thousand_idle_clients_and_many_who_wait_cost_little_and_slow_down_nobody() {
     let limits = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let wanted = rustix::process::Rlimit { current: limits.maximum, ..limits };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, wanted).unwrap();

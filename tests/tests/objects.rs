@@ -205,7 +205,7 @@ fn each_member_answers_with_its_documented_code() {
 }
 
 #[test]
-fn whoever_waits_for_a_process_that_is_killed_is_answered_and_it_starts_again_at_once() {
+fn case_51_whoever_waits_for_a_process_that_is_killed_is_answered_and_it_starts_again_at_once() {
     let world = World::new();
     let mut process = world.process("web");
     let machine = loop {

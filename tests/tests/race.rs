@@ -90,7 +90,8 @@ impl Drop for Machine {
 }
 
 #[test]
-fn every_two_verbs_at_once_are_answered_with_documented_codes_and_leave_a_settled_machine() {
+fn case_40_every_two_verbs_at_once_are_answered_with_documented_codes_and_leave_a_settled_machine()
+{
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("kernel"), elf(SPIN)).unwrap();
     let mut machine = Machine::start(folder.path());

@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn ram_must_be_whole_pages_and_within_the_host() {
+    fn case_36_ram_must_be_whole_pages_and_within_the_host() {
         for memory in [0, 4096, MEMORY_MIN - 1, MEMORY_MIN + 1] {
             assert_eq!(with(|config| config.memory = memory), Err(ConfigError::Memory(memory)));
         }
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn command_lines_that_no_kernel_could_read_are_refused() {
+    fn case_35_command_lines_that_no_kernel_could_read_are_refused() {
         assert_eq!(
             with(|config| config.append = "a\0b".into()),
             Err(ConfigError::CmdlineCharacter('\0'))

@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn the_gap_is_not_memory() {
+    fn case_36_the_gap_is_not_memory() {
         let ram = map(4 << 30).expect("4 GiB are only reserved, not touched");
         assert!(ram.address_in_range(GuestAddress(MMIO_GAP_START - 1)));
         assert!(!ram.address_in_range(GuestAddress(MMIO_GAP_START)));

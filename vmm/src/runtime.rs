@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_process_left_is_replaced() {
+    fn case_41_what_a_killed_process_left_is_replaced() {
         let (_folder, runtime) = runtime();
         let directory = runtime.base.join("web");
         fs::create_dir_all(&directory).unwrap();
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_or_a_directory_that_others_can_write_to_is_refused() {
+    fn case_41_a_link_or_a_directory_that_others_can_write_to_is_refused() {
         let (folder, runtime) = runtime();
         fs::create_dir_all(&runtime.base).unwrap();
         let elsewhere = folder.path().join("elsewhere");
@@ -450,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_others_could_swap_is_refused() {
+    fn case_41_a_place_that_others_could_swap_is_refused() {
         let (_folder, runtime) = runtime();
         fs::create_dir_all(&runtime.base).unwrap();
         let set = |mode| {
@@ -542,7 +542,7 @@ mod tests {
     }
 
     #[test]
-    fn names_never_leave_the_directory_and_long_paths_are_explained() {
+    fn case_41_names_never_leave_the_directory_and_long_paths_are_explained() {
         let (folder, runtime) = runtime();
         for name in ["", "..", ".", "a/b", "/etc"] {
             assert!(matches!(runtime.claim(name), Err(RuntimeError::Name(_))), "{name:?}");
@@ -553,7 +553,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_names_have_sockets_below_the_runtime_directory_of_any_user() {
+    fn case_41_the_longest_names_have_sockets_below_the_runtime_directory_of_any_user() {
         let base = "/run/user/4294967294/vmm";
         let names = ["x".repeat(NAME_MAX), "\u{1d11e}".repeat(NAME_MAX), "x".repeat(WHOLE_NAME)];
         for name in &names {

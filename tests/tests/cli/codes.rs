@@ -145,7 +145,7 @@ fn an_image_that_another_machine_writes_is_refused_with_its_code() {
 }
 
 #[test]
-fn a_full_disk_is_told_with_its_code_and_leaves_no_machine() {
+fn case_42_a_full_disk_is_told_with_its_code_and_leaves_no_machine() {
     if !rustix::process::geteuid().is_root() {
         eprintln!("NOT TESTED: only root can mount a small disk");
         return;

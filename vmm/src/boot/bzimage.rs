@@ -187,7 +187,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn every_truncated_prefix_is_refused() {
+    fn case_31_every_truncated_prefix_is_refused() {
         let image = image(b"payload");
         let payload_end = BzImage::parse(&image).unwrap().payload.end;
         for length in 0..image.len() {
@@ -200,7 +200,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn lying_sizes_are_refused() {
+    fn case_33_lying_sizes_are_refused() {
         let payload_offset = HEADER + 0x57;
         for (offset, bytes) in [
             (HEADER, &[255_u8][..]),
@@ -217,7 +217,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_wrong_magic_is_no_bzimage_and_an_old_protocol_is_refused() {
+    fn case_33_a_wrong_magic_is_no_bzimage_and_an_old_protocol_is_refused() {
         assert!(!BzImage::is_one(&patched(0x202, b"HdrX")));
         assert!(!BzImage::is_one(&patched(0x1fe, &[0; 2])));
         let outcome = BzImage::parse(&patched(0x206, &[0x07, 0x02]));
@@ -240,7 +240,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_64_bit_entry_must_be_promised_and_within_the_code() {
+    fn case_33_a_64_bit_entry_must_be_promised_and_within_the_code() {
         let entry = |change: fn(&mut setup_header)| {
             let mut header = sound_header(b"payload");
             change(&mut header);

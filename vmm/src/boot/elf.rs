@@ -227,7 +227,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn every_truncated_prefix_is_refused() {
+    fn case_31_every_truncated_prefix_is_refused() {
         let whole = file(0x20_0000, &[[120, 0x20_0000, 64, 64]]);
         assert!(outcome(whole.clone()).is_ok());
         for length in 0..whole.len() {
@@ -236,7 +236,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn segments_that_are_not_in_the_file_are_refused() {
+    fn case_32_segments_that_are_not_in_the_file_are_refused() {
         for (offset, size) in [(u64::MAX, 1), (1 << 40, 1), (120, 65), (120, u64::MAX), (121, 64)] {
             let outcome = outcome(file(0x20_0000, &[[offset, 0x20_0000, size, size]]));
             assert!(matches!(outcome, Err(ElfError::SegmentFile(0))), "{outcome:?}");
@@ -246,7 +246,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn segments_outside_ram_or_over_the_boot_data_are_refused() {
+    fn case_32_segments_outside_ram_or_over_the_boot_data_are_refused() {
         for (address, size) in [
             (0, 64),
             (HIGH_RAM - 1, 64),
@@ -265,7 +265,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn segments_that_are_not_mapped_when_the_kernel_is_entered_are_refused() {
+    fn case_32_segments_that_are_not_mapped_when_the_kernel_is_entered_are_refused() {
         let ram = memory::map(5 << 30).unwrap();
         for address in [MAPPED_END, MAPPED_END + (1 << 29)] {
             for entry in [0x20_0000, address] {
@@ -278,7 +278,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn overlaps_lost_entries_and_empty_files_are_refused() {
+    fn case_32_overlaps_lost_entries_and_empty_files_are_refused() {
         let headers = [[176, 0x20_0000, 8, 0x1000], [176, 0x20_0fff, 8, 8]];
         assert!(matches!(outcome(file(0x20_0000, &headers)), Err(ElfError::SegmentOverlap(1))));
         let headers = [[120, 0x20_0000, 8, 8]];

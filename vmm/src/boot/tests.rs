@@ -114,7 +114,7 @@ fn a_vmlinux_and_the_bzimage_around_it_load_alike() {
 }
 
 #[test]
-fn every_truncated_prefix_of_a_kernel_is_refused() {
+fn case_31_every_truncated_prefix_of_a_kernel_is_refused() {
     for kernel in [vmlinux(), vmlinuz()] {
         let bench = Bench::new(&kernel);
         bench.load().unwrap();
@@ -129,7 +129,7 @@ fn every_truncated_prefix_of_a_kernel_is_refused() {
 }
 
 #[test]
-fn every_flipped_byte_of_a_kernel_is_refused_or_harmless() {
+fn case_31_every_flipped_byte_of_a_kernel_is_refused_or_harmless() {
     for kernel in [vmlinux(), vmlinuz()] {
         let mut bench = Bench::new(&kernel);
         for entry in [KernelEntry::Unpacked, KernelEntry::Bzimage] {
@@ -170,7 +170,7 @@ fn files_that_are_no_kernels_are_named_as_such() {
 }
 
 #[test]
-fn what_is_no_regular_file_is_refused_without_waiting_for_it() {
+fn case_34_what_is_no_regular_file_is_refused_without_waiting_for_it() {
     let mut bench = Bench::with_initrd(&vmlinux(), b"initrd");
     let fifo = bench.folder.path().join("fifo");
     rustix::fs::mknodat(
@@ -207,7 +207,7 @@ fn what_is_no_regular_file_is_refused_without_waiting_for_it() {
 }
 
 #[test]
-fn a_file_that_shrinks_while_it_is_read_is_reported_as_that() {
+fn case_34_a_file_that_shrinks_while_it_is_read_is_reported_as_that() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file");
     fs::write(&path, [7; 8192]).unwrap();
@@ -246,7 +246,7 @@ fn an_initrd_is_below_what_the_kernel_can_reach_and_below_the_gap() {
 }
 
 #[test]
-fn an_initrd_that_does_not_fit_is_refused_with_both_sizes() {
+fn case_34_an_initrd_that_does_not_fit_is_refused_with_both_sizes() {
     let bench = Bench::with_initrd(&vmlinux(), b"initrd");
     let initrd = bench.config.initrd.clone().unwrap();
     let file = fs::OpenOptions::new().write(true).open(initrd).unwrap();
@@ -264,7 +264,7 @@ fn an_initrd_that_does_not_fit_is_refused_with_both_sizes() {
 }
 
 #[test]
-fn a_command_line_that_the_kernel_would_cut_is_refused() {
+fn case_35_a_command_line_that_the_kernel_would_cut_is_refused() {
     let payload = gzip(&vmlinux());
     let mut header = bzimage::tests::sound_header(&payload);
     header.cmdline_size = 255;
@@ -301,7 +301,7 @@ fn a_kernel_that_unpacks_itself_is_loaded_packed_and_entered_at_its_64_bit_entry
 }
 
 #[test]
-fn a_kernel_that_unpacks_itself_where_there_is_no_ram_is_refused() {
+fn case_33_a_kernel_that_unpacks_itself_where_there_is_no_ram_is_refused() {
     let payload = gzip(&vmlinux());
     let sound = bzimage::tests::sound_header(&payload);
     for (preferred, size) in [

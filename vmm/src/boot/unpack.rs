@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_that_lies_about_its_size_is_refused() {
+    fn case_33_a_payload_that_lies_about_its_size_is_refused() {
         for (format, mut payload) in all() {
             let end = payload.len();
             for said in [0, KERNEL.len() as u32 - 1, KERNEL.len() as u32 + 1] {
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn every_truncated_prefix_and_every_flipped_byte_is_refused_or_harmless() {
+    fn case_31_every_truncated_prefix_and_every_flipped_byte_is_refused_or_harmless() {
         for (format, payload) in all() {
             for length in 0..payload.len() {
                 assert!(unpack(&payload[..length]).is_err(), "{length} bytes of {format}");
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_asks_for_gigabytes_of_history_is_refused() {
+    fn case_33_a_stream_that_asks_for_gigabytes_of_history_is_refused() {
         // The header of the one block: 12 bytes, the last four of them a checksum.
         const BLOCK: usize = 12;
         const DICTIONARY: usize = BLOCK + 6;

@@ -290,7 +290,7 @@ fn syntax_errors_have_their_line() {
 }
 
 #[test]
-fn what_is_too_much_is_refused_and_messages_stay_short() {
+fn case_37_what_is_too_much_is_refused_and_messages_stay_short() {
     let most = super::FILE_MAX;
     let comment = |length| format!("name='w'\nkernel='k'\n#{}", "x".repeat(length - 21));
     assert!(parse(&comment(most)).is_ok());
@@ -490,12 +490,12 @@ proptest! {
     }
 
     #[test]
-    fn no_text_makes_the_reader_panic(text in any::<String>()) {
+    fn case_37_no_text_makes_the_reader_panic(text in any::<String>()) {
         let _ = parse(&text);
     }
 
     #[test]
-    fn no_damage_makes_the_reader_panic(
+    fn case_37_no_damage_makes_the_reader_panic(
         place in 0..WHOLE.len(),
         removed in 0..20_usize,
         put in "\\PC{0,6}|[\\[\\]\"'=\n.#{}]{0,4}",
@@ -509,7 +509,7 @@ proptest! {
     }
 
     #[test]
-    fn no_value_makes_the_reader_panic(
+    fn case_37_no_value_makes_the_reader_panic(
         key in "name|id|kernel|initrd|append|memory|cpus|kernel_entry|console|console_device|notes|access|integration|access.read",
         value in "-?[0-9]{1,40}|0x[0-9a-f]{1,40}|\"[a-z0-9=@ MGTK-]{0,40}\"|\\[\\]|\\{\\}|\\[\"\\PC{0,5}\"\\]|true|-?[0-9]\\.[0-9]e[0-9]{1,4}|inf|nan",
     ) {

@@ -34,7 +34,7 @@ fn make(path: &Path, kind: FileType) {
 }
 
 #[test]
-fn a_machine_directory_that_is_a_link_is_refused() {
+fn case_37_a_machine_directory_that_is_a_link_is_refused() {
     let fixture = fixture();
     let elsewhere = fixture.folder.path().join("elsewhere");
     fs::rename(fixture.base().join("web"), &elsewhere).unwrap();
@@ -51,7 +51,7 @@ fn a_machine_directory_that_is_a_link_is_refused() {
 }
 
 #[test]
-fn a_definition_that_is_no_plain_file_is_refused_and_can_be_deleted() {
+fn case_37_a_definition_that_is_no_plain_file_is_refused_and_can_be_deleted() {
     for kind in [FileType::Fifo, FileType::Socket] {
         let fixture = fixture();
         let path = fixture.base().join("web/machine.toml");
@@ -69,7 +69,7 @@ fn a_definition_that_is_no_plain_file_is_refused_and_can_be_deleted() {
 }
 
 #[test]
-fn a_link_to_what_is_no_plain_file_is_refused() {
+fn case_37_a_link_to_what_is_no_plain_file_is_refused() {
     let fixture = fixture();
     let path = fixture.base().join("web/machine.toml");
     let fifo = fixture.folder.path().join("fifo");
@@ -97,7 +97,7 @@ fn a_link_to_what_is_no_plain_file_is_refused() {
 }
 
 #[test]
-fn a_huge_definition_and_one_that_is_no_text_are_refused() {
+fn case_37_a_huge_definition_and_one_that_is_no_text_are_refused() {
     let fixture = fixture();
     let path = fixture.base().join("web/machine.toml");
     fs::write(&path, "#".repeat(FILE_MAX + 1)).unwrap();
@@ -111,7 +111,7 @@ fn a_huge_definition_and_one_that_is_no_text_are_refused() {
 }
 
 #[test]
-fn what_others_could_have_written_is_refused() {
+fn case_37_what_others_could_have_written_is_refused() {
     let fixture = fixture();
     let folder = fixture.base().join("web");
     for mode in [0o777, 0o770, 0o1777] {
@@ -131,7 +131,7 @@ fn what_others_could_have_written_is_refused() {
 }
 
 #[test]
-fn a_catalog_that_others_can_write_to_is_refused() {
+fn case_37_a_catalog_that_others_can_write_to_is_refused() {
     let fixture = fixture();
     for mode in [0o777, 0o770, 0o702, 0o1777] {
         set_mode(&fixture.base(), mode);

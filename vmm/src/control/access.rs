@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn each_may_do_what_the_owner_granted_and_no_more() {
+    fn case_43_each_may_do_what_the_owner_granted_and_no_more() {
         let access = Access {
             owner: 1000,
             read: vec![Grant::User(1001), Grant::Group(50)],

@@ -364,7 +364,7 @@ fn a_wait_ends_in_time_and_says_that_the_task_has_not() {
 }
 
 #[test]
-fn a_task_is_cancelled_by_a_call_and_never_by_a_client_that_dies() {
+fn case_40_a_task_is_cancelled_by_a_call_and_never_by_a_client_that_dies() {
     let world = World::new();
     let agent = world.agent();
     let mut dying = world.raw();
@@ -383,7 +383,7 @@ fn a_task_is_cancelled_by_a_call_and_never_by_a_client_that_dies() {
 }
 
 #[test]
-fn everyone_who_waits_is_answered_when_the_machine_ends() {
+fn case_51_everyone_who_waits_is_answered_when_the_machine_ends() {
     let mut world = World::new();
     let agent = world.agent();
     let id = world.client().logoff(LogoffOptions::default()).unwrap().task.id;
@@ -405,7 +405,7 @@ fn everyone_who_waits_is_answered_when_the_machine_ends() {
 }
 
 #[test]
-fn a_wait_whose_machine_vanishes_ends_with_not_running() {
+fn case_51_a_wait_whose_machine_vanishes_ends_with_not_running() {
     let mut world = World::new();
     let _agent = world.agent();
     let id = world.client().logoff(LogoffOptions::default()).unwrap().task.id;
@@ -420,7 +420,7 @@ fn a_wait_whose_machine_vanishes_ends_with_not_running() {
 }
 
 #[test]
-fn slow_and_lying_clients_harm_only_themselves() {
+fn case_39_slow_and_lying_clients_harm_only_themselves() {
     let world = World::new();
     let mut slow = world.raw();
     slow.write_all(&[9]).unwrap();
@@ -441,7 +441,7 @@ fn slow_and_lying_clients_harm_only_themselves() {
 }
 
 #[test]
-fn what_is_no_request_is_refused_and_the_connection_goes_on() {
+fn case_39_what_is_no_request_is_refused_and_the_connection_goes_on() {
     let world = World::new();
     let mut stream = world.raw();
     let deep = "[".repeat(frame::MAX_FRAME);
@@ -468,7 +468,7 @@ fn what_is_no_request_is_refused_and_the_connection_goes_on() {
 }
 
 #[test]
-fn hundreds_of_idle_clients_take_no_seat_from_one_who_asks() {
+fn case_40_hundreds_of_idle_clients_take_no_seat_from_one_who_asks() {
     let world = World::new();
     let mut idle: Vec<UnixStream> = (0..400).map(|_| world.raw()).collect();
     assert_eq!(world.client().tasks().unwrap(), []);
@@ -479,7 +479,7 @@ fn hundreds_of_idle_clients_take_no_seat_from_one_who_asks() {
 }
 
 #[test]
-fn a_crowd_that_is_being_answered_is_not_disturbed_and_the_next_is_told_to_try_again() {
+fn case_40_a_crowd_that_is_being_answered_is_not_disturbed_and_the_next_is_told_to_try_again() {
     let world = World::new();
     let _agent = world.agent();
     let id = world.client().logoff(LogoffOptions::default()).unwrap().task.id;
@@ -499,7 +499,7 @@ fn a_crowd_that_is_being_answered_is_not_disturbed_and_the_next_is_told_to_try_a
 }
 
 #[test]
-fn a_client_that_asks_and_never_reads_is_sent_away() {
+fn case_40_a_client_that_asks_and_never_reads_is_sent_away() {
     let world = World::new();
     let mut greedy = world.raw();
     let question =
@@ -608,7 +608,7 @@ fn who_reads_no_events_for_a_long_time_is_told_how_many_were_lost() {
 }
 
 #[test]
-fn whoever_the_owner_lets_in_leaves_room_for_the_owner() {
+fn case_43_whoever_the_owner_lets_in_leaves_room_for_the_owner() {
     if !rustix::process::geteuid().is_root() {
         eprintln!("not tested: only root can connect as another user");
         return;
@@ -665,7 +665,7 @@ fn a_process_that_hangs_keeps_nobody_from_hearing_other_machines() {
 }
 
 #[test]
-fn two_controllers_race_through_every_pair_of_verbs_in_every_state() {
+fn case_40_two_controllers_race_through_every_pair_of_verbs_in_every_state() {
     let world = World::new();
     let verbs = every_verb();
     let states = [
@@ -696,7 +696,7 @@ fn two_controllers_race_through_every_pair_of_verbs_in_every_state() {
 }
 
 #[test]
-fn to_another_user_the_machine_does_not_exist() {
+fn case_43_to_another_user_the_machine_does_not_exist() {
     if !rustix::process::geteuid().is_root() {
         eprintln!("not tested: only root can connect as another user");
         return;

@@ -66,7 +66,7 @@ fn what_is_no_image_is_refused_and_the_error_says_why() {
 }
 
 #[test]
-fn a_raw_disk_stays_raw_whatever_its_first_sector_says() {
+fn case_38_a_raw_disk_stays_raw_whatever_its_first_sector_says() {
     let (qcow2, _directory) = new_disk(DiskFormat::Qcow2, 64 * MIB);
     let file = std::fs::read(&qcow2.path).unwrap();
     let raw = Disk { format: DiskFormat::Raw, ..qcow2 };

@@ -274,7 +274,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_are_cut_at_a_character_and_cannot_steer_a_terminal() {
+    fn case_49_texts_are_cut_at_a_character_and_cannot_steer_a_terminal() {
         let mut text = format!("{}é", "x".repeat(MAX_TEXT - 1));
         clean_text(&mut text);
         assert_eq!(text, "x".repeat(MAX_TEXT - 1));

@@ -17,7 +17,7 @@ fn bytes(messages: &[AgentMessage]) -> Vec<u8> {
 }
 
 #[test]
-fn a_connection_of_a_boot_that_has_ended_is_no_agent_of_the_next() {
+fn case_46_a_connection_of_a_boot_that_has_ended_is_no_agent_of_the_next() {
     let host = Host::new();
     for _ in 0..50 {
         let (mut ours, theirs) = UnixStream::pair().unwrap();

@@ -222,7 +222,7 @@ fn a_guest_that_claims_more_than_a_guest_can_have_is_told_to_leave_it() {
 }
 
 #[test]
-fn a_call_whose_agent_is_lost_or_replaced_before_it_accepts_is_refused() {
+fn case_50_a_call_whose_agent_is_lost_or_replaced_before_it_accepts_is_refused() {
     let host = Host::new();
     let mut agent = host.ready_agent();
     let asking = call(&host, |guest| guest.logoff(LogoffOptions::default()).map(|_| ()));

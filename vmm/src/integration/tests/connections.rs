@@ -11,7 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 
 #[test]
-fn a_handshake_that_is_not_finished_in_time_ends() {
+fn case_44_a_handshake_that_is_not_finished_in_time_ends() {
     let handshake = Duration::from_millis(300);
     let host = Host::with(Timing { handshake, ..Timing::default() });
     let nothing: fn(&mut Agent) = |_| {};
@@ -31,7 +31,7 @@ fn a_handshake_that_is_not_finished_in_time_ends() {
 }
 
 #[test]
-fn a_handshake_cannot_be_drawn_out_by_talking_of_something_else() {
+fn case_44_a_handshake_cannot_be_drawn_out_by_talking_of_something_else() {
     let handshake = Duration::from_millis(300);
     let host = Host::with(Timing { handshake, ..Timing::default() });
     let mut stranger = host.connect();
@@ -85,7 +85,7 @@ fn who_does_not_keep_to_the_handshake_is_hung_up_on() {
 }
 
 #[test]
-fn an_agent_of_another_protocol_is_told_why_it_is_not_served() {
+fn case_45_an_agent_of_another_protocol_is_told_why_it_is_not_served() {
     let host = Host::new();
     for (min, max) in [(2, 9), (0, 0), (u32::MAX, u32::MAX), (9, 0)] {
         let mut agent = host.connect();

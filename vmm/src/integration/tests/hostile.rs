@@ -8,7 +8,7 @@ use protocol::text::steers;
 use std::io::{ErrorKind, Write};
 
 #[test]
-fn replies_to_nothing_that_was_asked_are_dropped_and_counted() {
+fn case_46_replies_to_nothing_that_was_asked_are_dropped_and_counted() {
     let host = Host::new();
     let mut agent = host.ready_agent();
     let (id, task) = host.begin(&mut agent, 1);
@@ -41,7 +41,7 @@ fn replies_to_nothing_that_was_asked_are_dropped_and_counted() {
 }
 
 #[test]
-fn what_comes_before_the_acceptance_is_out_of_order() {
+fn case_46_what_comes_before_the_acceptance_is_out_of_order() {
     let host = Host::new();
     let mut agent = host.ready_agent();
     let asking = call(&host, |guest| guest.logoff(LogoffOptions::default()));
@@ -59,7 +59,7 @@ fn what_comes_before_the_acceptance_is_out_of_order() {
 }
 
 #[test]
-fn lengths_that_no_frame_has_end_the_connection() {
+fn case_44_lengths_that_no_frame_has_end_the_connection() {
     let host = Host::new();
     for length in [0, MAX_FRAME as u32 + 1, 1 << 31, u32::MAX] {
         let mut agent = host.ready_agent();
@@ -78,7 +78,7 @@ fn lengths_that_no_frame_has_end_the_connection() {
 }
 
 #[test]
-fn documents_that_are_no_messages_are_counted_and_passed_over() {
+fn case_45_documents_that_are_no_messages_are_counted_and_passed_over() {
     let host = Host::new();
     let mut agent = host.ready_agent();
     let deep = |open: &str, close: &str| {
@@ -122,7 +122,7 @@ fn documents_that_are_no_messages_are_counted_and_passed_over() {
 }
 
 #[test]
-fn a_flood_is_not_hoarded_while_the_host_is_busy() {
+fn case_47_a_flood_is_not_hoarded_while_the_host_is_busy() {
     let host = Host::new();
     let mut agent = host.ready_agent();
     let (id, task) = host.begin(&mut agent, 1);
@@ -157,7 +157,7 @@ fn a_flood_is_not_hoarded_while_the_host_is_busy() {
 }
 
 #[test]
-fn a_hundred_thousand_messages_leave_no_more_than_the_newest() {
+fn case_47_a_hundred_thousand_messages_leave_no_more_than_the_newest() {
     let host = Host::new();
     let mut agent = host.ready_agent();
     let (id, task) = host.begin(&mut agent, 3);
@@ -193,7 +193,7 @@ fn assert_clean(text: &str) {
 }
 
 #[test]
-fn the_guests_words_are_bounded_and_cannot_steer_a_terminal_wherever_they_come_out() {
+fn case_49_the_guests_words_are_bounded_and_cannot_steer_a_terminal_wherever_they_come_out() {
     let evil = format!("evil\x1b[2J\u{202e}\r\n\u{9b}{}", "ä".repeat(1_000));
     let session = || SessionSummary {
         id: evil.clone(),

@@ -4,7 +4,7 @@ use super::*;
 use protocol::message::Resume;
 
 #[test]
-fn an_agent_that_comes_back_goes_on_with_what_is_known_and_counts_nothing_anew() {
+fn case_50_an_agent_that_comes_back_goes_on_with_what_is_known_and_counts_nothing_anew() {
     let host = Host::new();
     let mut agent = host.ready_agent();
     let options = LogoffOptions { grace_ms: 5, notice_ms: 6, deadline_ms: 70_000 };
@@ -146,7 +146,7 @@ fn more_than_a_message_holds_cannot_be_gone_on_with_and_ends_the_task() {
 }
 
 #[test]
-fn an_agent_of_another_boot_ends_the_task_and_is_asked_nothing() {
+fn case_46_an_agent_of_another_boot_ends_the_task_and_is_asked_nothing() {
     let host = Host::new();
     let mut agent = host.ready_agent();
     let (id, task) = host.begin(&mut agent, 1);
@@ -181,7 +181,7 @@ fn a_boot_that_begins_ends_the_task_at_once_and_hangs_up() {
 }
 
 #[test]
-fn the_end_of_the_machine_ends_every_task_before_it_returns() {
+fn case_51_the_end_of_the_machine_ends_every_task_before_it_returns() {
     type Ending = fn(Host) -> Option<Host>;
     let stopped: Ending = |host| {
         host.integration.machine_ended();
@@ -213,7 +213,7 @@ fn the_end_of_the_machine_ends_every_task_before_it_returns() {
 }
 
 #[test]
-fn every_call_that_is_waiting_ends_with_the_machine_or_the_boot() {
+fn case_51_every_call_that_is_waiting_ends_with_the_machine_or_the_boot() {
     type Ending = fn(&Integration);
     let endings: [(Ending, HResult); 3] = [
         (Integration::machine_ended, HResult::VM_E_VM_NOT_RUNNING),
@@ -248,7 +248,7 @@ fn a_guest_os_that_outlives_its_machine_refuses() {
 }
 
 #[test]
-fn a_second_agent_replaces_the_first_and_gets_its_work() {
+fn case_50_a_second_agent_replaces_the_first_and_gets_its_work() {
     let host = Host::new();
     let mut first = host.ready_agent();
     // So that the second has no request of the same number.
@@ -271,7 +271,7 @@ fn a_second_agent_replaces_the_first_and_gets_its_work() {
 }
 
 #[test]
-fn somebody_who_only_says_hello_does_not_disturb_the_agent() {
+fn case_50_somebody_who_only_says_hello_does_not_disturb_the_agent() {
     let host = Host::new();
     let mut agent = host.ready_agent();
     let (id, task) = host.begin(&mut agent, 1);

@@ -27,7 +27,7 @@ fn success() -> Done {
 }
 
 #[test]
-fn percent_rises_never_falls_and_is_at_most_99_before_the_end_whatever_the_guest_claims() {
+fn case_47_percent_rises_never_falls_and_is_at_most_99_before_the_end_whatever_the_guest_claims() {
     let host = Host::new();
     let mut agent = host.ready_agent();
     let (id, task) = host.begin(&mut agent, 4);
@@ -81,7 +81,7 @@ fn percent_counts_the_users_managers_too_and_stays_where_it_is_on_failure() {
 }
 
 #[test]
-fn a_flood_of_claims_wakes_nobody_who_waits_for_news() {
+fn case_47_a_flood_of_claims_wakes_nobody_who_waits_for_news() {
     let host = Host::new();
     let mut agent = host.ready_agent();
     let (id, task) = host.begin(&mut agent, 2);
@@ -110,7 +110,7 @@ fn nobody_logged_on_is_the_tasks_error_and_not_the_calls() {
 }
 
 #[test]
-fn nobody_logged_on_is_not_believed_where_somebody_was() {
+fn case_48_nobody_logged_on_is_not_believed_where_somebody_was() {
     let error = HResult::ERROR_NO_SUCH_LOGON_SESSION;
     let rows = [row(0, None)];
     let (info, _) = ended_with(&rows, 1, ending(TaskResult::UnexpectedError, error));
@@ -152,7 +152,7 @@ fn success_carries_the_whole_report() {
 }
 
 #[test]
-fn success_is_believed_only_if_every_session_is_said_to_have_ended() {
+fn case_48_success_is_believed_only_if_every_session_is_said_to_have_ended() {
     let ended = |number| row(number, Some(Outcome::Terminated));
     for (rows, sessions, what) in [
         (vec![], 0, "none was counted"),
@@ -202,7 +202,7 @@ fn survivors_make_it_a_time_out_that_names_them() {
 }
 
 #[test]
-fn the_hosts_own_clock_ends_what_the_guest_does_not_and_names_who_is_left() {
+fn case_47_the_hosts_own_clock_ends_what_the_guest_does_not_and_names_who_is_left() {
     let margin = Duration::from_millis(100);
     let host = Host::with(Timing { margin, ..Timing::default() });
     let mut agent = host.ready_agent();
@@ -305,7 +305,7 @@ fn anything() -> impl Strategy<Value = Said> {
 
 proptest! {
     #[test]
-    fn no_order_of_claims_makes_percent_fall_or_success_of_sessions_that_remain(
+    fn case_48_no_order_of_claims_makes_percent_fall_or_success_of_sessions_that_remain(
         sessions in 0_u32..4,
         managers in 0_u32..3,
         said in prop::collection::vec(anything(), 0..20),

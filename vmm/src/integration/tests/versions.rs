@@ -29,7 +29,7 @@ fn an_agent_that_is_one_version_older_or_newer_logs_everyone_off() {
 }
 
 #[test]
-fn what_a_newer_agent_says_besides_is_passed_over_and_counted() {
+fn case_45_what_a_newer_agent_says_besides_is_passed_over_and_counted() {
     let host = Host::new();
     let mut agent = host.connect();
     agent.say_frame(
