@@ -40,6 +40,9 @@ pub enum UnpackError {
         /// What came out before it was stopped.
         found: usize,
     },
+    /// The host has no room for it.
+    #[error("the host has no memory for its {0} bytes")]
+    Memory(u32),
     /// It is damaged.
     #[error("packed kernel is damaged")]
     Damaged(#[source] io::Error),
@@ -85,15 +88,24 @@ pub fn unpack(payload: &[u8]) -> Result<Vec<u8>, UnpackError> {
 
 /// Reads `decoder` to its end, or one byte past `said`.
 fn read(decoder: impl Read, said: u32) -> Result<Vec<u8>, UnpackError> {
-    let mut kernel = Vec::with_capacity(said as usize);
+    // With the byte that is too many: a vector that has to grow for it doubles.
+    let mut kernel = room(said, 1)?;
     decoder.take(u64::from(said) + 1).read_to_end(&mut kernel).map_err(UnpackError::Damaged)?;
     Ok(kernel)
+}
+
+/// Room for what `said` says, and `more` bytes.
+fn room(said: u32, more: usize) -> Result<Vec<u8>, UnpackError> {
+    let mut room = Vec::new();
+    room.try_reserve_exact(said as usize + more).map_err(|_| UnpackError::Memory(said))?;
+    Ok(room)
 }
 
 /// The legacy LZ4 format after its magic: blocks, each after its packed size in 32 bits.
 fn lz4(mut blocks: &[u8], said: u32) -> Result<Vec<u8>, UnpackError> {
     let damaged = |text: &str| UnpackError::Damaged(io::Error::other(text.to_owned()));
-    let mut kernel = vec![0; said as usize];
+    let mut kernel = room(said, 0)?;
+    kernel.resize(said as usize, 0);
     let mut filled = 0;
     while let Some((size, rest)) = blocks.split_first_chunk::<SIZE>() {
         let size = u32::from_le_bytes(*size) as usize;
@@ -172,6 +184,16 @@ mod tests {
             }
             payload[end - SIZE..].copy_from_slice(&(LIMIT + 1).to_le_bytes());
             assert!(matches!(unpack(&payload), Err(UnpackError::TooLarge(_))), "{format}");
+        }
+    }
+
+    #[test]
+    fn case_33_what_unpacks_to_more_than_it_says_takes_no_more_than_that() {
+        for size in [1, 4096, 1_000_000] {
+            let mut kernel = read(io::repeat(7), size).unwrap();
+            assert_eq!(kernel.len(), size as usize + 1, "one byte past what it says");
+            assert_eq!(kernel.capacity(), kernel.len());
+            kernel.clear();
         }
     }
 
