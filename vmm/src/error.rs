@@ -55,6 +55,26 @@ pub(crate) fn code_of(error: &io::Error, path: &Path) -> HResult {
     }
 }
 
+/// The documented code of an error that came of nobody's file: if something of the host's ran out, it
+/// says what.
+#[must_use]
+pub fn code_of_causes(error: &(dyn std::error::Error + 'static)) -> HResult {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+        let errno = io.or_else(|| error.downcast_ref::<kvm_ioctls::Error>().map(|e| e.errno()));
+        match errno {
+            Some(libc::EMFILE | libc::ENFILE | libc::EAGAIN) => {
+                return HResult::VM_E_OUT_OF_RESOURCE;
+            }
+            Some(libc::ENOMEM) => return HResult::ERROR_OUTOFMEMORY,
+            Some(libc::ENOSPC) => return HResult::ERROR_DISK_FULL,
+            _ => cause = error.source(),
+        }
+    }
+    HResult::DISP_E_EXCEPTION
+}
+
 /// The code of a file that is not there: does at least its directory exist?
 pub(crate) fn not_found(path: &Path) -> HResult {
     match path.parent() {
@@ -62,5 +82,31 @@ pub(crate) fn not_found(path: &Path) -> HResult {
             HResult::ERROR_PATH_NOT_FOUND
         }
         _ => HResult::ERROR_FILE_NOT_FOUND,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("outer")]
+    struct Outer<E: std::error::Error + 'static>(#[source] E);
+
+    #[test]
+    fn what_has_run_out_is_told_however_deep_the_cause_is() {
+        for (errno, code) in [
+            (libc::EMFILE, HResult::VM_E_OUT_OF_RESOURCE),
+            (libc::ENFILE, HResult::VM_E_OUT_OF_RESOURCE),
+            (libc::EAGAIN, HResult::VM_E_OUT_OF_RESOURCE),
+            (libc::ENOMEM, HResult::ERROR_OUTOFMEMORY),
+            (libc::ENOSPC, HResult::ERROR_DISK_FULL),
+            (libc::EIO, HResult::DISP_E_EXCEPTION),
+        ] {
+            let io = || io::Error::from_raw_os_error(errno);
+            assert_eq!(code_of_causes(&io()), code);
+            assert_eq!(code_of_causes(&Outer(Outer(io()))), code);
+            assert_eq!(code_of_causes(&Outer(kvm_ioctls::Error::new(errno))), code);
+        }
     }
 }

@@ -4,11 +4,10 @@ use crate::catalog::{Catalog, CatalogError};
 use crate::config::{Console, MachineConfig};
 use crate::control::access::Access;
 use crate::control::server::Server;
-use crate::error::{CallError, chain};
+use crate::error::{CallError, chain, code_of_causes};
 use crate::runtime::{Place, Runtime, RuntimeError};
 use crate::task::{Task, Tasks};
 use crate::vm::Vm;
-use protocol::HResult;
 use std::io;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
@@ -110,7 +109,7 @@ impl Host {
         let vm = Arc::new(Vm::with_tasks(config, Some(&place.vsock()), tasks)?);
         let failed = |error: io::Error| {
             let text = format!("cannot serve {}: {error}", place.control().display());
-            CallError::new(HResult::DISP_E_EXCEPTION, text)
+            CallError::new(code_of_causes(&error), text)
         };
         let begun = begin(&vm)?;
         let listener = UnixListener::bind(place.control()).map_err(failed)?;

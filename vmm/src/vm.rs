@@ -10,7 +10,7 @@ use crate::config::{Components, ConfigError, DEVICES_MAX, MachineConfig, Net};
 use crate::console::hub::ConsoleHub;
 use crate::console::{ConsoleError, HostConsole};
 use crate::disk::DiskError;
-use crate::error::{CallError, chain, code_of};
+use crate::error::{CallError, chain, code_of, code_of_causes};
 use crate::events::{EventKind, Events};
 use crate::integration::Integration;
 use crate::integration::guest::GuestOs;
@@ -94,12 +94,12 @@ impl StartError {
                 KvmError::Version(_) | KvmError::Capability(_) => {
                     HResult::VM_E_UNSUPPORTED_HARDWARE
                 }
-                _ => HResult::DISP_E_EXCEPTION,
+                error => code_of_causes(error),
             },
             Self::Machine(MachineError::Boot(error)) if error.is_missing_file() => {
                 HResult::ERROR_FILE_NOT_FOUND
             }
-            _ => HResult::DISP_E_EXCEPTION,
+            error => code_of_causes(error),
         }
     }
 }

@@ -16,7 +16,7 @@ use vmm::catalog::Catalog;
 use vmm::config::{ConfigError, Console, MachineConfig};
 use vmm::control::access::Access;
 use vmm::error::CallError;
-use vmm::error::chain;
+use vmm::error::{chain, code_of_causes};
 use vmm::host::Host;
 use vmm::vm::{End, Vm};
 
@@ -85,7 +85,7 @@ fn run_telling(args: RunArgs, readiness: &Readiness, format: Format) -> Outcome 
     // The thread of the signals holds the terminal too, so a panic here would not drop it.
     let _restore = Restore(&terminal);
     let running = SharedRunning::default();
-    heed_signals(Arc::clone(&running), Arc::clone(&terminal)).map_err(|error| failure(&error))?;
+    heed_signals(Arc::clone(&running), Arc::clone(&terminal)).map_err(|error| unwatched(&error))?;
     let (host, startup) = launch(args, readiness)?;
     let vm = host.vm();
     readiness.accepted(&startup.info());
@@ -187,6 +187,7 @@ fn tell(name: &str, end: &End, exit_status: Option<u8>, format: Format) -> u8 {
     exit
 }
 
-fn failure(error: &dyn std::error::Error) -> Failure {
-    Failure { code: HResult::DISP_E_EXCEPTION, exit: 1, text: chain(error) }
+/// The refusal of a machine that no signal could end in order.
+fn unwatched(error: &io::Error) -> Failure {
+    Failure { code: code_of_causes(error), exit: 1, text: format!("cannot watch signals: {error}") }
 }
