@@ -151,7 +151,12 @@ impl Runtime {
             let lock = match open_lock(&lock_path) {
                 // Its former owner removed the directory in between.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                lock => lock.map_err(failed(&lock_path))?,
+                Err(error) => {
+                    // Somebody else may be about to use it, and makes it anew.
+                    let _ = fs::remove_dir(&directory);
+                    return Err(failed(&lock_path)(error));
+                }
+                Ok(lock) => lock,
             };
             if !take_lock(&lock).map_err(failed(&lock_path))? {
                 return Err(RuntimeError::InUse(name.to_owned()));
