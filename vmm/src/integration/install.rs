@@ -12,7 +12,7 @@
 //! for the time that a logoff or a shutdown takes meanwhile.
 
 use crate::error::CallError;
-use crate::integration::guest::{AgentStatus, GuestOs, no_agent};
+use crate::integration::guest::{AgentStatus, GuestOs};
 use crate::integration::logoff::{Caller, refuse};
 use crate::integration::power::BootEnd;
 use crate::integration::worker::{Command, Key, Worker};
@@ -174,7 +174,7 @@ impl Worker {
         if let Some(operation) = self.installation.take_if(on) {
             match operation.stage {
                 Stage::Asked(_) => {
-                    let error = no_agent(&self.status());
+                    let error = self.gone();
                     operation.fail(error.code, &error.text);
                 }
                 Stage::Going(..) | Stage::Back(..) => operation.fail(

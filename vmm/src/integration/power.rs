@@ -11,7 +11,7 @@
 //! else in the guest, so a lost connection means nothing here.
 
 use crate::error::CallError;
-use crate::integration::guest::{GuestOs, no_agent};
+use crate::integration::guest::GuestOs;
 use crate::integration::logoff::{Caller, refuse};
 use crate::integration::worker::{Command, Key, Worker};
 use crate::state::VmState;
@@ -181,7 +181,7 @@ impl Worker {
         };
         let refused: Vec<_> = self.powers.extract_if(.., asked).collect();
         for operation in refused {
-            let error = no_agent(&self.status());
+            let error = self.gone();
             operation.end(TaskResult::UnexpectedError, error.code, &error.text);
         }
         for operation in self.powers.iter_mut().filter(|operation| on(operation)) {

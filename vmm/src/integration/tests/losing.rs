@@ -213,6 +213,22 @@ fn case_51_the_end_of_the_machine_ends_every_task_before_it_returns() {
 }
 
 #[test]
+fn case_51_an_agent_that_is_lost_because_the_machine_ends_leaves_no_other_code() {
+    let host = Host::new();
+    let mut agent = host.ready_agent();
+    let listing = call(&host, |guest| guest.sessions().map(|_| ()));
+    let asking = call(&host, |guest| guest.logoff(LogoffOptions::default()).map(|_| ()));
+    for _ in 0..2 {
+        agent.request();
+    }
+    host.state.set(VmState::TurningOff);
+    drop(agent);
+    for waiting in [listing, asking] {
+        assert_eq!(code(waiting.join().unwrap()), HResult::VM_E_VM_NOT_RUNNING);
+    }
+}
+
+#[test]
 fn case_51_every_call_that_is_waiting_ends_with_the_machine_or_the_boot() {
     type Ending = fn(&Integration);
     let endings: [(Ending, HResult); 3] = [

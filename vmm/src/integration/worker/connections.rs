@@ -171,11 +171,19 @@ impl Worker {
             self.status().connected = None;
             self.clock_lost();
         }
-        let error = no_agent(&self.status());
+        let error = self.gone();
         self.calls.lost(number, &error);
         self.power_lost(number);
         self.install_lost(number);
         self.logoff_lost(number);
+    }
+
+    /// Why there is no agent: a machine that is about to end has lost it by that.
+    pub(in crate::integration) fn gone(&self) -> CallError {
+        match self.state.get() {
+            VmState::TurningOff | VmState::TurnedOff => not_running(),
+            _ => no_agent(&self.status()),
+        }
     }
 
     /// The connection of the agent.

@@ -4,7 +4,7 @@ use super::{Command, Key, Worker};
 use crate::error::CallError;
 use crate::events::{EventKind, LogoffType};
 use crate::integration::channel::Phase;
-use crate::integration::guest::{no_agent, not_running};
+use crate::integration::guest::not_running;
 use crate::integration::logoff::{Caller, Operation, Stage, refuse};
 use crate::state::VmState;
 use crossbeam_channel::{Sender, bounded};
@@ -145,7 +145,7 @@ impl Worker {
         }
         if let Stage::Asked { callers, .. } = &mut operation.stage {
             let callers = std::mem::take(callers);
-            refuse(callers, &no_agent(&self.status()));
+            refuse(callers, &self.gone());
             self.operation = None;
         }
     }
