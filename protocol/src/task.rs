@@ -148,11 +148,35 @@ pub struct LogoffOptions {
     pub deadline_ms: u64,
 }
 
+impl SessionSummary {
+    /// Whether this is `other`, as it was or as it has become.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        (&self.id, self.uid, self.leader, self.leader_start)
+            == (&other.id, other.uid, other.leader, other.leader_start)
+    }
+}
+
 impl Default for LogoffOptions {
     /// Ten seconds of grace, no notice, a minute in all.
     fn default() -> Self {
         Self { grace_ms: 10_000, notice_ms: 0, deadline_ms: 60_000 }
     }
+}
+
+/// What the guest says when the host asks it once more, after it has said that everybody is logged off.
+///
+/// Either word is the guest's claim: one that lies twice in the same way is not found out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SecondLook {
+    /// It was not asked, or did not answer: the work did not succeed, or the agent has gone.
+    #[default]
+    NotTaken,
+    /// It lists none of the sessions of the snapshot.
+    Agrees,
+    /// It lists sessions which it has said to have ended.
+    Contradicts,
 }
 
 /// What a logoff did, in detail. All of it is the guest's claim.
@@ -174,4 +198,7 @@ pub struct LogoffReport {
     pub ignored: Vec<SessionSummary>,
     /// Sessions that are closing with nothing left in them.
     pub stale: Vec<SessionSummary>,
+    /// What the guest said when it was asked once more.
+    #[serde(default)]
+    pub second_look: SecondLook,
 }

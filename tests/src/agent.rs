@@ -80,6 +80,10 @@ fn answers(message: HostMessage, manner: Manner) -> Vec<AgentMessage> {
             AgentMessage::Accepted { id, backend: "test".into(), sessions, managers: 0 }
         }
         (Request::Power(_), _) => AgentMessage::PowerAccepted { id, init: "test".into() },
+        (Request::Sessions, Manner::Ends(..)) => {
+            let (backend, sessions, omitted) = ("test".into(), Vec::new(), 0);
+            return vec![AgentMessage::Sessions { id, backend, sessions, omitted }];
+        }
         _ => return Vec::new(),
     };
     let Manner::Ends(result, error) = manner else { return vec![accepted] };

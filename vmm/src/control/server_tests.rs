@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::fs::Permissions;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Barrier, Mutex};
 
 #[path = "every_verb.rs"]
@@ -35,6 +36,8 @@ struct Agent {
     stream: Arc<Mutex<UnixStream>>,
     /// The logoff that was asked for, and whether it has been committed.
     logoff: Arc<Mutex<Option<(u64, bool)>>>,
+    /// How many of the two sessions have ended.
+    ended: Arc<AtomicU32>,
 }
 
 impl Agent {
@@ -42,7 +45,11 @@ impl Agent {
         let (theirs, ours) = UnixStream::pair().unwrap();
         agents.send(theirs).unwrap();
         let mut reader = ours.try_clone().unwrap();
-        let agent = Self { stream: Arc::new(Mutex::new(ours)), logoff: Arc::default() };
+        let agent = Self {
+            stream: Arc::new(Mutex::new(ours)),
+            logoff: Arc::default(),
+            ended: Arc::default(),
+        };
         agent.say(&AgentMessage::Hello(Hello {
             protocols: Versions { min: 1, max: protocol::PROTOCOL.max },
             agent_version: "9.9".into(),
@@ -68,7 +75,8 @@ impl Agent {
         match message {
             HostMessage::Ping { seq } => self.say(&AgentMessage::Pong { seq }),
             HostMessage::Request { id, request: message::Request::Sessions } => {
-                let sessions = vec![row(0, None).session, row(1, None).session];
+                let remaining = self.ended.load(Ordering::Relaxed)..2;
+                let sessions = remaining.map(|number| row(number, None).session).collect();
                 let backend = "test".into();
                 self.say(&AgentMessage::Sessions { id, backend, sessions, omitted: 0 });
             }
@@ -106,6 +114,7 @@ impl Agent {
     fn progress(&self, done: u32) {
         let id = self.logoff();
         *self.logoff.lock().unwrap() = Some((id, true));
+        self.ended.store(done, Ordering::Relaxed);
         for number in 0..done {
             let session = row(number, Some(Outcome::Terminated));
             self.say(&AgentMessage::Session { id, session });

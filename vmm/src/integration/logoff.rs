@@ -9,7 +9,8 @@
 //!
 //! The guest counts and acts; the host believes it as far as its own words agree. It says how many
 //! sessions there are before it acts, gives a row for each, and success is success only if every
-//! row says that its session has ended. It can be cancelled only if that was asked, and before it
+//! row says that its session has ended. Then the host takes a second look: it asks who is logged on,
+//! and a guest that still lists what it has ended has not succeeded. It can be cancelled only if that was asked, and before it
 //! acts. Percent is the host's sum of all that.
 //!
 //! Callers who ask while an operation goes on join it: each has a task, and all end alike.
@@ -21,7 +22,7 @@ use crossbeam_channel::Sender;
 use protocol::HResult;
 use protocol::message::{Done, LogoffRequest, Progress, Resume};
 use protocol::task::{
-    LogoffOptions, LogoffReport, Outcome, SessionReport, SessionSummary, TaskResult,
+    LogoffOptions, LogoffReport, Outcome, SecondLook, SessionReport, SessionSummary, TaskResult,
 };
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -76,6 +77,8 @@ pub(super) struct Operation {
     managers: u32,
     done: u32,
     report: LogoffReport,
+    /// The guest has claimed success, and is asked once more over this connection until then.
+    pub(super) looking: Option<(u64, Instant)>,
     /// The report has changed, and the tasks are to be given it at this time.
     pub(super) publish_at: Option<Instant>,
 }
@@ -106,6 +109,7 @@ impl Operation {
             announced: 0,
             managers: 0,
             done: 0,
+            looking: None,
             publish_at: None,
         }
     }
@@ -227,7 +231,9 @@ impl Operation {
         };
         let cancelling = self.cancelling.iter().map(|(until, _)| *until);
         let give_up = self.give_up.filter(|_| !paused);
-        asked.into_iter().chain(give_up).chain(self.publish_at).chain(cancelling).min()
+        let looking = self.looking.map(|(_, until)| until);
+        let others = asked.into_iter().chain(give_up).chain(self.publish_at).chain(looking);
+        others.chain(cancelling).min()
     }
 
     /// Whether the guest has had its time.
@@ -293,8 +299,9 @@ impl Operation {
         }
     }
 
-    /// The guest says that it is done, and is believed unless it contradicts itself.
-    pub(super) fn done(mut self, done: Done) {
+    /// The guest says that it is done, and is believed unless it contradicts itself. Gives the
+    /// operation back if it has succeeded by all that it has said so far.
+    pub(super) fn done(mut self, done: Done) -> Option<Self> {
         self.report.managers = done.managers;
         self.report.relogins = done.relogins;
         self.report.ignored = done.ignored;
@@ -303,13 +310,14 @@ impl Operation {
             && self.announced > 0
             && self.report.sessions.iter().all(has_ended);
         let contradiction = match (done.result, done.error) {
-            (TaskResult::Success, HResult::S_OK) if agrees => {
-                return self.end(TaskResult::Success, HResult::S_OK, "");
-            }
+            (TaskResult::Success, HResult::S_OK) if agrees => return Some(self),
             (TaskResult::Success, HResult::S_OK) => {
                 "the guest says that everybody is logged off, but its own list of sessions does not"
             }
-            (TaskResult::Cancelled, _) if self.can_be_cancelled() => return self.cancelled(),
+            (TaskResult::Cancelled, _) if self.can_be_cancelled() => {
+                self.cancelled();
+                return None;
+            }
             (TaskResult::Cancelled, _) => {
                 "the guest says that the work was cancelled, but nobody had asked for that in time"
             }
@@ -318,9 +326,58 @@ impl Operation {
             (_, HResult::ERROR_NO_SUCH_LOGON_SESSION) if self.announced > 0 => {
                 "the guest says that nobody was logged on, but it had counted somebody"
             }
-            (result, error) => return self.end(result, error, &done.text),
+            (result, error) => {
+                self.end(result, error, &done.text);
+                return None;
+            }
         };
         self.end(TaskResult::UnexpectedError, HResult::DISP_E_EXCEPTION, contradiction);
+        None
+    }
+
+    /// The guest is being asked once more over the connection `number`, until `until`. Its work is
+    /// over: nothing that it says of that counts any more.
+    pub(super) fn look_again(&mut self, number: u64, until: Instant) {
+        self.looking = Some((number, until));
+        self.request = None;
+        self.commit();
+        self.give_up = None;
+    }
+
+    /// The guest lists these `sessions` after it has claimed success.
+    pub(super) fn compare(mut self, sessions: &[SessionSummary]) {
+        let mut remaining = 0;
+        for row in &mut self.report.sessions {
+            if sessions.iter().any(|session| session.is(&row.session)) {
+                row.outcome = Some(Outcome::Remaining);
+                row.milliseconds = None;
+                remaining += 1;
+            }
+        }
+        if remaining == 0 {
+            return self.succeed(SecondLook::Agrees);
+        }
+        self.report.second_look = SecondLook::Contradicts;
+        let text = format!(
+            "the guest says that everybody is logged off, but lists {remaining} of {} sessions when \
+             it is asked once more",
+            self.announced
+        );
+        self.end(TaskResult::UnexpectedError, HResult::DISP_E_EXCEPTION, &text);
+    }
+
+    /// Everybody is logged off, as far as the guest can be believed.
+    pub(super) fn succeed(mut self, second_look: SecondLook) {
+        self.report.second_look = second_look;
+        self.end(TaskResult::Success, HResult::S_OK, "");
+    }
+
+    /// What the guest worked in is no more: what it has claimed before that stands.
+    pub(super) fn end_early(self, error: HResult, text: &str) {
+        match self.looking {
+            Some(_) => self.succeed(SecondLook::NotTaken),
+            None => self.end(TaskResult::UnexpectedError, error, text),
+        }
     }
 
     /// The guest has stopped before it had begun to act.

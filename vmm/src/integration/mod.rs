@@ -42,6 +42,9 @@ struct Timing {
     answer: Duration,
     /// From the last word of an agent to the end of its connection.
     silence: Duration,
+    /// From the guest's word that everybody is logged off to the end of waiting for what it says to
+    /// the host's second look; zero: there is none.
+    second_look: Duration,
     /// From the guest's own deadline to the host's.
     margin: Duration,
     /// From the guest's acceptance of a shutdown or restart to its end.
@@ -57,6 +60,7 @@ impl Default for Timing {
         Self {
             handshake: Duration::from_secs(5),
             answer: Duration::from_secs(5),
+            second_look: Duration::from_secs(1),
             silence: Duration::from_millis(3 * protocol::HEARTBEAT_MS),
             margin: Duration::from_secs(2),
             power: Duration::from_secs(300),

@@ -36,8 +36,17 @@ impl Host {
         Self::speaking(PROTOCOL, timing)
     }
 
-    /// One of another version, say.
+    /// One of another version, say. It takes no second look, which few tests are about.
     pub(super) fn speaking(protocols: Versions, timing: Timing) -> Self {
+        Self::looking(protocols, Timing { second_look: Duration::ZERO, ..timing })
+    }
+
+    /// One that waits so long for the answer to its second look.
+    pub(super) fn looking_twice(second_look: Duration) -> Self {
+        Self::looking(PROTOCOL, Timing { second_look, ..Timing::default() })
+    }
+
+    fn looking(protocols: Versions, timing: Timing) -> Self {
         let state = StateCell::new(VmState::Running);
         let tasks = Tasks::default();
         let (agents, incoming) = bounded(4);

@@ -21,7 +21,7 @@ use protocol::HResult;
 use protocol::hello::Versions;
 use protocol::message::{AgentMessage, HostMessage, Request};
 use protocol::power::PowerRequest;
-use protocol::task::{LogoffOptions, TaskResult};
+use protocol::task::LogoffOptions;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
@@ -250,7 +250,7 @@ impl Worker {
         self.abandoned = None;
         self.clock = Clock::default();
         if let Some(operation) = self.operation.take() {
-            operation.end(TaskResult::UnexpectedError, error, text);
+            operation.end_early(error, text);
         }
         self.powers.drain(..).for_each(|operation| operation.boot_ended(how));
         if let Some(installation) = self.installation.take() {
@@ -344,6 +344,7 @@ impl Worker {
                 (Reply::Clock { turn }, AgentMessage::Clock { report, .. }) => {
                     self.clock_report(turn, report);
                 }
+                (Reply::SecondLook { operation }, message) => self.second_look(operation, message),
                 (Reply::Clock { .. } | Reply::Nobody, AgentMessage::Rejected { text, .. }) => {
                     tracing::debug!(text, "the guest refused");
                 }

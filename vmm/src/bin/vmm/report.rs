@@ -3,7 +3,7 @@
 use crate::args::Format;
 use crate::output::{or_dash, print, print_json, print_table, time};
 use protocol::HResult;
-use protocol::task::{LogoffReport, Outcome, SessionReport, TaskInfo};
+use protocol::task::{LogoffReport, Outcome, SecondLook, SessionReport, TaskInfo};
 use vmm::control::wire::TaskDocument;
 
 /// Prints a task and what it has done.
@@ -64,6 +64,14 @@ fn print_report(report: &LogoffReport) {
     }
     for session in &report.relogins {
         print(&format!("{} logged on again on {}\n", session.user, or_dash(&session.tty)));
+    }
+    if !report.sessions.is_empty() {
+        let again = match report.second_look {
+            SecondLook::NotTaken => "",
+            SecondLook::Agrees => "; asked once more, it lists none of these sessions",
+            SecondLook::Contradicts => "; asked once more, it contradicts itself",
+        };
+        print(&format!("this is the guest's claim{again}\n"));
     }
 }
 

@@ -4,7 +4,7 @@ use super::*;
 use crate::integration::logoff::Operation;
 use crate::task::Tasks;
 use proptest::prelude::*;
-use protocol::task::{LogoffReport, MAX_SURVIVORS, ManagerReport};
+use protocol::task::{LogoffReport, MAX_SURVIVORS, ManagerReport, SecondLook};
 
 /// A logoff of `sessions` sessions that the guest ends with `done` after these rows.
 fn ended_with(rows: &[SessionReport], sessions: u32, done: Done) -> (TaskInfo, LogoffReport) {
@@ -109,6 +109,95 @@ fn nobody_logged_on_is_the_tasks_error_and_not_the_calls() {
     assert!(report.sessions.is_empty());
 }
 
+/// A host that takes a second look, and a guest that has said that its two sessions have ended.
+fn claimed(patience: Duration) -> (Host, Agent, Task) {
+    let host = Host::looking_twice(patience);
+    let mut agent = host.ready_agent();
+    let (id, task) = host.begin(&mut agent, 2);
+    agent.commit(id, 2);
+    agent.succeed(id, 2);
+    (host, agent, task)
+}
+
+fn list(agent: &mut Agent, id: u64, sessions: Vec<SessionSummary>) {
+    agent.say(&AgentMessage::Sessions { id, backend: "test".into(), sessions, omitted: 0 });
+}
+
+fn second_look(agent: &mut Agent) -> u64 {
+    let (id, request) = agent.request();
+    assert_eq!(request, Request::Sessions);
+    id
+}
+
+#[test]
+fn case_48_a_guest_that_lists_what_it_has_ended_has_not_succeeded() {
+    let (_host, mut agent, task) = claimed(PATIENCE);
+    let id = second_look(&mut agent);
+    let info = task.info();
+    assert!(!info.is_complete && !info.is_cancelable && info.percent_completed == 99, "{info:?}");
+    list(&mut agent, id, vec![row(7, None).session, row(1, None).session]);
+    assert_eq!(end(&task), failed(HResult::DISP_E_EXCEPTION));
+    assert!(task.info().error_description.contains("lists 1 of 2 sessions"));
+    let report = task.report().unwrap();
+    assert_eq!(report.second_look, SecondLook::Contradicts);
+    assert_eq!(report.sessions[1].outcome, Some(Outcome::Remaining));
+    assert_ne!(report.sessions[0].outcome, Some(Outcome::Remaining));
+}
+
+#[test]
+fn case_48_who_has_logged_on_since_is_no_contradiction() {
+    let (_host, mut agent, task) = claimed(PATIENCE);
+    let id = second_look(&mut agent);
+    let reused = SessionSummary { leader_start: 9_000, ..row(0, None).session };
+    list(&mut agent, id, vec![row(7, None).session, reused]);
+    assert_eq!(end(&task), SUCCESS);
+    assert_eq!(task.report().unwrap().second_look, SecondLook::Agrees);
+}
+
+#[test]
+fn case_48_a_claim_that_cannot_be_looked_at_again_stands_as_one() {
+    type Lose = fn(&Host, Agent, u64) -> Option<Agent>;
+    // The guest says nothing; it refuses; it is gone; another agent of it comes; it reboots.
+    let ways: [Lose; 5] = [
+        |_, agent, _| Some(agent),
+        |_, mut agent, id| {
+            let error = HResult::ERROR_ACCESS_DENIED;
+            agent.say(&AgentMessage::Rejected { id, error, text: String::new() });
+            Some(agent)
+        },
+        |_, _, _| None,
+        |host, _, _| Some(host.ready_agent()),
+        |host, agent, _| {
+            host.integration.boot_started();
+            Some(agent)
+        },
+    ];
+    for (number, lose) in ways.into_iter().enumerate() {
+        let patience = if number == 0 { Duration::from_millis(50) } else { PATIENCE };
+        let (host, mut agent, task) = claimed(patience);
+        let id = second_look(&mut agent);
+        let _agent = lose(&host, agent, id);
+        assert_eq!(end(&task), SUCCESS, "{number}");
+        assert_eq!(task.report().unwrap().second_look, SecondLook::NotTaken, "{number}");
+    }
+}
+
+#[test]
+fn case_48_an_answer_that_comes_too_late_is_none_to_the_next_logoff() {
+    let (host, mut agent, task) = claimed(Duration::from_millis(50));
+    let late = second_look(&mut agent);
+    assert_eq!(end(&task), SUCCESS);
+    let (id, next) = host.begin(&mut agent, 2);
+    agent.commit(id, 2);
+    list(&mut agent, late, vec![row(0, None).session]);
+    assert!(!next.info().is_complete);
+    agent.succeed(id, 2);
+    let look = second_look(&mut agent);
+    list(&mut agent, look, Vec::new());
+    assert_eq!(end(&next), SUCCESS);
+    assert_ne!(next.report().unwrap().second_look, SecondLook::Contradicts);
+}
+
 #[test]
 fn case_48_nobody_logged_on_is_not_believed_where_somebody_was() {
     let error = HResult::ERROR_NO_SUCH_LOGON_SESSION;
@@ -147,6 +236,7 @@ fn success_carries_the_whole_report() {
         relogins: vec![summary("relogin")],
         ignored: vec![summary("greeter")],
         stale: vec![summary("stale")],
+        second_look: SecondLook::NotTaken,
     };
     assert_eq!(report, expected);
 }

@@ -22,6 +22,8 @@ pub(in crate::integration) enum Reply {
         /// When it was asked, in the clock's own count.
         turn: u64,
     },
+    /// The logoff of this name, which takes a second look.
+    SecondLook { operation: Key },
     /// Nobody.
     Nobody,
 }

@@ -1,6 +1,6 @@
 //! The thread's part in a logoff: who may begin one, who is told what, and when it is given up.
 
-use super::{Command, Key, Worker};
+use super::{Command, Key, Reply, Worker};
 use crate::error::CallError;
 use crate::events::{EventKind, LogoffType};
 use crate::integration::channel::Phase;
@@ -10,9 +10,9 @@ use crate::state::VmState;
 use crossbeam_channel::{Sender, bounded};
 use protocol::HResult;
 use protocol::frame;
-use protocol::hello::LOGOFF;
+use protocol::hello::{LOGOFF, SESSIONS};
 use protocol::message::{AgentMessage, HostMessage, Request};
-use protocol::task::{LogoffOptions, TaskResult};
+use protocol::task::{LogoffOptions, SecondLook, TaskResult};
 use std::time::Instant;
 
 /// Tasks that one logoff may have: more callers than that do not want to know how it ends.
@@ -103,11 +103,11 @@ impl Worker {
     /// An agent has connected, and may go on with what another connection began.
     pub(super) fn logoff_connected(&mut self, number: u64, boot_id: &str) {
         let Some(operation) = &self.operation else { return };
-        if operation.boot_id == boot_id {
+        if operation.boot_id == boot_id && operation.looking.is_none() {
             self.send_again(number);
         } else if let Some(operation) = self.operation.take() {
             let text = "the guest rebooted before the work was done";
-            operation.end(TaskResult::UnexpectedError, HResult::DISP_E_EXCEPTION, text);
+            operation.end_early(HResult::DISP_E_EXCEPTION, text);
         }
     }
 
@@ -135,6 +135,12 @@ impl Worker {
 
     /// The connection `number` has been lost.
     pub(super) fn logoff_lost(&mut self, number: u64) {
+        if let Some(operation) = self
+            .operation
+            .take_if(|operation| operation.looking.is_some_and(|(on, _)| on == number))
+        {
+            return operation.succeed(SecondLook::NotTaken);
+        }
         let Some(operation) = &mut self.operation else { return };
         if operation.request.is_none_or(|(on, _)| on != number) {
             return;
@@ -226,12 +232,38 @@ impl Worker {
                 }
             }
             AgentMessage::Done(done) if !asked => {
-                if let Some(operation) = self.operation.take() {
-                    operation.done(done);
+                let claimed = self.operation.take().and_then(|operation| operation.done(done));
+                if let Some(operation) = claimed {
+                    self.look_again(operation);
                 }
             }
             // Out of order.
             _ => self.status().dropped += 1,
+        }
+    }
+
+    /// The guest claims that everybody of `operation` is logged off: asks it who is there.
+    fn look_again(&mut self, mut operation: Operation) {
+        let patience = self.timing.second_look;
+        let number = self.agent(SESSIONS).map(|connection| connection.number);
+        match number {
+            Ok(number) if !patience.is_zero() => {
+                let key = operation.key;
+                operation.look_again(number, Instant::now() + patience);
+                self.operation = Some(operation);
+                self.ask_at(number, Request::Sessions, Reply::SecondLook { operation: key });
+            }
+            _ => operation.succeed(SecondLook::NotTaken),
+        }
+    }
+
+    /// What the guest says to the second look of the logoff of this name, if that waits for it.
+    pub(super) fn second_look(&mut self, key: Key, message: AgentMessage) {
+        let waits = |operation: &mut Operation| operation.key == key && operation.looking.is_some();
+        let Some(operation) = self.operation.take_if(waits) else { return };
+        match message {
+            AgentMessage::Sessions { sessions, .. } => operation.compare(&sessions),
+            _ => operation.succeed(SecondLook::NotTaken),
         }
     }
 
@@ -251,6 +283,12 @@ impl Worker {
                 if let Some(key) = request {
                     self.abandon(key);
                 }
+            }
+            return;
+        }
+        if operation.looking.is_some_and(|(_, until)| until <= now) {
+            if let Some(operation) = self.operation.take() {
+                operation.succeed(SecondLook::NotTaken);
             }
             return;
         }
