@@ -1,5 +1,6 @@
-//! Guests that are hostile from their first instruction, played by a [puppet](tests::puppet) in a
-//! machine under `vmm run`, on whatever KVM there is.
+//! Whoever is hostile, against the monitor's own process on whatever KVM there is: the guest from its
+//! first instruction on, played by a [puppet](tests::puppet) in a machine under `vmm run`; files and
+//! clients from outside; an agent of a test's own.
 //!
 //! The cases are numbered; a test is named after its case and says what is held. All that may happen is
 //! that what the guest asked for is refused, that its device needs a reset, or that the machine ends as
@@ -13,17 +14,28 @@
 //! exits      25            ports and addresses          \
 //! ends       26 to 28      what ends a machine           }  ports: which there are
 //! processor  29, 30        what a processor is asked    /
+//! images     31 to 38      files that come from anywhere
+//! control    39 to 41, 43  clients of the control socket, and its place
+//! faults     42            a host without signals' mercy, room, descriptors or memory
+//! agent      44 to 51      what an agent says
 //! ```
 
+mod agent;
 mod bench;
 mod chains;
+mod control;
 mod ends;
 mod exits;
+mod faults;
+mod images;
 mod ports;
 mod processor;
 mod rings;
 mod subject;
 mod transport;
+#[path = "../cli/world.rs"]
+#[allow(dead_code, reason = "the tests of the command need more of it")]
+mod world;
 
 use std::rc::Rc;
 use tests::puppet::{NAME, Puppet, Setting, Usage};
