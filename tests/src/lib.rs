@@ -9,6 +9,7 @@
 //! without a controlling terminal, which is no session and survives every logoff.
 
 pub mod agent;
+pub mod cases;
 mod console;
 pub mod disk_writer;
 mod guest;

@@ -1,6 +1,7 @@
 //! Running other programs.
 
 use anyhow::{Context, Result, bail};
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
@@ -11,6 +12,30 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
         bail!("{} ended with {status}", line(command));
     }
     Ok(())
+}
+
+/// Runs `command`, shows what it prints while it does, and gives that; fails where it fails.
+pub(crate) fn run_heard(command: &mut Command) -> Result<String> {
+    let child = command.stdout(Stdio::piped()).spawn();
+    let mut child = child.with_context(|| format!("cannot start {}", name(command)))?;
+    let mut heard = Vec::new();
+    if let Some(mut from) = child.stdout.take() {
+        let mut bytes = [0; 4096];
+        loop {
+            let count = from.read(&mut bytes).context("what it prints cannot be read")?;
+            if count == 0 {
+                break;
+            }
+            std::io::stdout().write_all(&bytes[..count])?;
+            std::io::stdout().flush()?;
+            heard.extend(&bytes[..count]);
+        }
+    }
+    let status = child.wait()?;
+    if !status.success() {
+        bail!("{} ended with {status}", line(command));
+    }
+    Ok(String::from_utf8_lossy(&heard).into_owned())
 }
 
 /// Runs `command` with its standard output going to our standard error, which is for progress.

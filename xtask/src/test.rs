@@ -5,9 +5,10 @@ use crate::guest::Guests;
 use crate::image::{IMAGES, Image};
 use crate::job::Job;
 use crate::path::Path;
-use crate::run::{cargo, output, run, say};
-use crate::tools::{self, CC, CXX, DBUS, DMIDECODE, IASL, QEMU_IMG, VALGRIND};
+use crate::run::{cargo, output, run_heard, say};
+use crate::tools::{self, CC, CXX, DBUS, DMIDECODE, IASL, QEMU_IMG, STRACE, VALGRIND};
 use crate::{Outcome, c, guest, path};
+use ::tests::cases;
 use anyhow::{Result, bail, ensure};
 use std::process::Command;
 use std::time::Duration;
@@ -46,16 +47,23 @@ pub(crate) struct Args {
     /// Only those tests that boot stock kernels, and of these only those with this in their name.
     #[arg(long)]
     only: Option<String>,
-    /// Also what is not among the core: every scene of a logoff on every guest, and more power cuts.
+    /// Also what is not among the core: every scene of a logoff on every guest, more power cuts, and
+    /// every way in which a system call can fail.
     #[arg(long)]
     all: bool,
 }
 
 /// `cargo xtask test`.
 pub(crate) fn test(args: &Args) -> Outcome {
-    tools::need(&[CC, CXX, DBUS, DMIDECODE, IASL, QEMU_IMG, VALGRIND])?;
+    tools::need(&[CC, CXX, DBUS, DMIDECODE, IASL, QEMU_IMG, STRACE, VALGRIND])?;
+    let mut passed_here = Vec::new();
     if args.only.is_none() {
-        run(cargo().args(["test", "--workspace"]).current_dir(root()))?;
+        let mut tests = cargo();
+        if args.all {
+            tests.env("VMM_FAULTS", "all");
+        }
+        let heard = run_heard(tests.args(["test", "--workspace"]).current_dir(root()))?;
+        passed_here = passed(&heard);
     }
     let mut programs = build::tools()?;
     programs.extend(c::programs()?);
@@ -87,6 +95,11 @@ pub(crate) fn test(args: &Args) -> Outcome {
         let mut table = Command::new(build::take(&booting, SCENES)?);
         table.arg("--table").args(passed.map(|test| &test.name));
         print!("\n{}\n", output(&mut table)?);
+    }
+    if args.only.is_none() {
+        let labs = tests.iter().filter(|test| !failed.contains(test));
+        passed_here.extend(labs.map(|test| test.name.clone()));
+        print!("\n{}", cases::table(Some((&cases::find(root()), &passed_here))));
     }
     if !failed.is_empty() {
         bail!("failed in each of {tries} tries: {}", names(&failed));

@@ -28,6 +28,8 @@ pub(crate) const CC: (&str, &str) = ("cc", "gcc libc6-dev");
 pub(crate) const CXX: (&str, &str) = ("c++", "g++");
 /// The judge of what C programs do with memory.
 pub(crate) const VALGRIND: (&str, &str) = ("valgrind", "valgrind");
+/// Lets system calls fail.
+pub(crate) const STRACE: (&str, &str) = ("strace", "strace");
 /// The bus over which the agent asks logind.
 pub(crate) const DBUS: (&str, &str) = ("dbus-daemon", "dbus-daemon");
 /// Unpacks kernels and modules.
