@@ -14,6 +14,7 @@
 //! exits      25            ports and addresses          \
 //! ends       26 to 28      what ends a machine           }  ports: which there are
 //! processor  29, 30        what a processor is asked    /
+//! vsock      16 to 24      what vsock packets say
 //! images     31 to 38      files that come from anywhere
 //! control    39 to 41, 43  clients of the control socket, and its place
 //! faults     42            a host without signals' mercy, room, descriptors or memory
@@ -33,6 +34,7 @@ mod processor;
 mod rings;
 mod subject;
 mod transport;
+mod vsock;
 #[path = "../cli/world.rs"]
 #[allow(dead_code, reason = "the tests of the command need more of it")]
 mod world;
