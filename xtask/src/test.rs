@@ -35,6 +35,8 @@ const LIMIT: Duration = Duration::from_secs(1500);
 const LIMIT_OF_ALL: Duration = Duration::from_secs(5400);
 /// Power cuts under one load if not only the core is played.
 const POWER_CUTS: &str = "50";
+/// Set for the whole of the tests that count: not only the core is played.
+const SOAK: &str = "VMM_SOAK";
 /// Boots at the same time: one may work while the other waits.
 const THREADS: &str = "2";
 /// Labs that a test may be tried in: the [emulator](crate::emulator) is not to be trusted. A host
@@ -48,7 +50,7 @@ pub(crate) struct Args {
     #[arg(long)]
     only: Option<String>,
     /// Also what is not among the core: every scene of a logoff on every guest, more power cuts, and
-    /// every way in which a system call can fail.
+    /// every way in which a system call can fail; more connections and data of a guest's.
     #[arg(long)]
     all: bool,
 }
@@ -60,7 +62,7 @@ pub(crate) fn test(args: &Args) -> Outcome {
     if args.only.is_none() {
         let mut tests = cargo();
         if args.all {
-            tests.env("VMM_FAULTS", "all");
+            tests.env("VMM_FAULTS", "all").env(SOAK, "1");
         }
         let heard = run_heard(tests.args(["test", "--workspace"]).current_dir(root()))?;
         passed_here = passed(&heard);

@@ -223,11 +223,12 @@ impl Guest {
     }
 
     /// The packets that come until the device has taken everything sent so far and has no more to say
-    /// of it: each time round it answers a packet to nobody, and after the second answer, what came
-    /// before the first has had its effect.
+    /// of it: each time round it answers a packet to nobody, before it says anything else, and in a round
+    /// after the first that brings nothing else, whatever the packets before have caused is there.
     pub(crate) fn settle(&self) -> Vec<Packet> {
         let mut others = Vec::new();
-        for _ in 0..2 {
+        for round in 0.. {
+            let before = others.len();
             self.send(&Packet::new(NOBODY, CREDIT_UPDATE));
             let mut answered = false;
             self.puppet.wait_for("the answer of nobody", || {
@@ -238,6 +239,12 @@ impl Guest {
                 answered |= !answers.is_empty();
                 answered
             });
+            // This one is taken in a turn after that of the answer, which is complete by then.
+            self.send(&Packet::new(NOBODY, RST));
+            others.extend(self.drain());
+            if round > 0 && others.len() == before {
+                break;
+            }
         }
         others
     }

@@ -1,5 +1,6 @@
 //! Case 19: packets that come before their time, twice, unasked, or after the end.
 
+use super::credit::fill;
 use super::guest::{line, rest};
 use super::packet::{
     CREDIT_REQUEST, CREDIT_UPDATE, NEITHER, Packet, Ports, RECEIVES, REQUEST, RESPONSE, RST, RW,
@@ -165,6 +166,16 @@ fn case_19_what_comes_after_the_guests_own_end_ends_that_connection_only() {
         assert!(answers.iter().all(|it| it.op == RST && it.ports() == ports), "{answers:?}");
         scene.is_gone(ports, "data after the end");
     }
+    // Also while what came before it still waits for the program, so that the end does, too.
+    let (ports, mut stream) = scene.open();
+    fill(guest, ports);
+    let mut heard = vec![0; 40_000];
+    stream.read_exact(&mut heard).unwrap();
+    guest.settle();
+    guest.send_all(&[Packet::shutdown(ports, SENDS), Packet::data(ports, b"and more")]);
+    guest.expect(ports, RST);
+    rest(&mut stream);
+    scene.is_gone(ports, "data after an end that waits");
     // An end may be told again, or in parts, or of nothing.
     let (ports, mut stream) = scene.open();
     for flags in [0, !NEITHER, SENDS, SENDS, 0, SENDS | !NEITHER] {
@@ -178,6 +189,17 @@ fn case_19_what_comes_after_the_guests_own_end_ends_that_connection_only() {
     guest.expect(ports, RST);
     assert!(stream.write_all(b"?").is_err(), "nobody would read it");
     scene.is_gone(ports, "an end in parts");
+    // Who receives no more is sent nothing, though there is something, and room for it.
+    let (ports, mut stream) = scene.open();
+    guest.send(&Packet::new(ports, CREDIT_UPDATE).credit(0, 0));
+    stream.write_all(b"too late").unwrap();
+    guest.send(&Packet::shutdown(ports, RECEIVES));
+    guest.expect_silence("a guest that receives no more");
+    guest.is_idle("a guest that receives no more");
+    assert!(stream.write_all(b"?").is_err(), "nobody would read it");
+    guest.send(&Packet::new(ports, RST));
+    assert_eq!(rest(&mut stream), b"");
+    scene.is_gone(ports, "a guest that receives no more");
     // After the end of all, nothing is answered but what asks.
     guest.send(&Packet::new(ports, RST));
     guest.expect_silence("a reset of what is over");
@@ -205,14 +227,14 @@ fn case_19_both_ends_shut_down_at_once_and_the_connection_ends_once() {
         if round % 7 < 4 {
             guest.send_later(&packets);
         }
-        let closed = match how {
-            0 => Ok(drop(stream)),
+        // It may have been shut down already, by the other end.
+        let _ = match how {
             1 => stream.shutdown(Shutdown::Write),
             2 => stream.shutdown(Shutdown::Read),
-            _ => stream.shutdown(Shutdown::Both),
+            3 => stream.shutdown(Shutdown::Both),
+            _ => Ok(()),
         };
-        // It may have been shut down already, by the other end.
-        let _ = closed;
+        let _open = (how > 0).then_some(stream);
         if round % 7 >= 4 {
             guest.send_later(&packets);
         }

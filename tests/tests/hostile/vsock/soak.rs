@@ -1,9 +1,10 @@
 //! Figures: many connections at once, many one after the other, and much data through many of them.
 //!
-//! A part of them is played unless `VMM_SOAK` is set.
+//! A part of them is played unless `VMM_SOAK` is set. The packets are a puppet's here, too, and go
+//! through the whole monitor, as do those of the cases.
 
 use super::crowds::{allow_descriptors, open_many};
-use super::guest::{BUFFERS_MAX, Guest, LIMIT, rest};
+use super::guest::{BUFFERS_MAX, LIMIT, rest};
 use super::packet::{
     BUFFER, CREDIT_UPDATE, HEADER, NEITHER, PAYLOAD_MAX, Packet, Ports, REQUEST, RESPONSE, RST, RW,
     SHUTDOWN,
@@ -15,6 +16,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 use tests::puppet::Usage;
 
 /// Whether all of it is to be played.
@@ -65,9 +67,13 @@ fn a_thousand_connections_at_once_and_ten_thousands_one_after_the_other_leave_no
         for (_, stream) in &mut open {
             assert_eq!(rest(stream), b"");
         }
-        guest.settle();
-        let after = guest.puppet.usage();
-        assert_eq!((after.threads, after.descriptors), (before.threads, before.descriptors));
+        // Those that the guest has ended last until it has taken the answers.
+        guest.puppet.wait_for("all ends", || {
+            let answers = guest.drain();
+            assert!(answers.iter().all(|it| [RST, SHUTDOWN].contains(&it.op)), "{answers:?}");
+            guest.puppet.usage().descriptors == before.descriptors
+        });
+        assert_eq!(guest.puppet.usage().threads, before.threads);
     }
     let memory: Vec<u64> = samples.iter().map(|it| it.memory).collect();
     is_level(&memory, crate::KEPT, "a thousand at once: memory");
@@ -117,7 +123,10 @@ fn a_thousand_connections_at_once_and_ten_thousands_one_after_the_other_leave_no
         }
     }
     is_level(&memory, crate::KEPT, "one after the other: memory");
-    eprintln!("{count} connections; memory in KiB: {:?}", memory.first().zip(memory.last()));
+    eprintln!(
+        "{count} connections, one after the other; memory in KiB: {:?}",
+        memory.first().zip(memory.last())
+    );
     scene.nobody_came("the last");
     scene.ends_well("so many connections");
 }
@@ -176,7 +185,8 @@ impl Program {
             let mut at = 0;
             while at < until {
                 let length = PAYLOAD_MAX.min(until - at);
-                writes.write_all(data.at(2 * which + 1, at, length)).unwrap();
+                let written = writes.write_all(data.at(2 * which + 1, at, length));
+                assert!(written.is_ok(), "connection {which}: {written:?} at {at}");
                 at += length;
             }
             if until < total {
@@ -210,136 +220,130 @@ impl Program {
 
 /// What the guest has of a connection.
 struct Transfer {
+    ports: Ports,
     which: u32,
-    /// Sent; of that taken by the host; taken from it.
+    /// Bytes that are to go each way.
+    total: usize,
+    /// Sent; of that taken by the host; taken from it; of that told to the host.
     sent: usize,
     told: usize,
     taken: usize,
-    /// What was taken when the host was told last.
     said: usize,
     over: bool,
 }
 
+impl Transfer {
+    fn new(ports: Ports, which: u32, total: usize) -> Self {
+        Self { ports, which, total, sent: 0, told: 0, taken: 0, said: 0, over: false }
+    }
+
+    /// Everything was sent, and has arrived, and the other way.
+    fn is_whole(&self) -> bool {
+        self.told == self.total && self.taken == self.total
+    }
+
+    fn hear(&mut self, packet: &Packet, source: &Source, answers: &mut Vec<Packet>) {
+        self.told = packet.taken as usize;
+        assert!(self.told <= self.sent, "more was taken than was sent: {packet:?}");
+        match packet.op {
+            RW => {
+                let wanted = source.at(2 * self.which + 1, self.taken, packet.payload.len());
+                assert!(packet.payload == wanted, "connection {}: other data", self.which);
+                self.taken += packet.payload.len();
+            }
+            RST => self.over = true,
+            SHUTDOWN if packet.flags == NEITHER => {
+                answers.push(Packet::new(self.ports, RST));
+                self.over = true;
+            }
+            _ => {}
+        }
+        assert!(!self.over || self.which >= STAYING || self.is_whole(), "{packet:?}");
+    }
+
+    fn speak(&mut self, source: &Source, packets: &mut Vec<Packet>) {
+        let room = BUFFER as usize - (self.sent - self.told);
+        let length = room.min(self.total - self.sent);
+        let credit = |packet: Packet| packet.credit(BUFFER, self.taken as u32);
+        // Not crumb by crumb.
+        if length >= 16 << 10 || length > 0 && self.sent + length == self.total {
+            let data = source.at(2 * self.which, self.sent, length);
+            packets.push(credit(Packet::data(self.ports, data)));
+            self.sent += length;
+        } else if self.taken - self.said >= BUFFER as usize / 2 {
+            packets.push(credit(Packet::new(self.ports, CREDIT_UPDATE)));
+        } else {
+            return;
+        }
+        self.said = self.taken;
+    }
+}
+
+/// Connections whose programs stay to the end, and those whose programs close on the way.
+const STAYING: u32 = 50;
+const LEAVING: u32 = 100;
+
+/// Every byte that arrives is compared with the one that was sent.
 #[test]
 fn megabytes_through_fifty_connections_both_ways_arrive_whole_while_a_hundred_programs_leave() {
+    allow_descriptors();
     let scene = Scene::new();
     let guest = &scene.guest;
     let total = if whole() { 20 << 20 } else { 1 << 20 };
-    guest.post_anew(HEADER as u32 + PAYLOAD_MAX as u32);
+    guest.starve();
+    guest.post(BUFFERS_MAX, HEADER as u32 + PAYLOAD_MAX as u32);
     let source = Source::new();
-    let before_programs = guest.puppet.usage();
-    let mut programs = BTreeMap::new();
-    let mut transfers = BTreeMap::new();
-    for (which, (ports, stream)) in (0..).zip(open_many(guest, &scene.listener, 150)) {
-        // Those who leave do it somewhere between a first byte and the last.
-        let until = if which < 50 { total } else { total / 101 * (which as usize - 49) };
-        let program = Program::start(stream, which, total, until, &source);
-        programs.insert(ports, (until, program));
-        let transfer = Transfer { which, sent: 0, told: 0, taken: 0, said: 0, over: false };
-        transfers.insert(ports, transfer);
+    let before = guest.puppet.usage();
+    let (mut programs, mut transfers) = (Vec::new(), BTreeMap::new());
+    let open = open_many(guest, &scene.listener, (STAYING + LEAVING) as usize);
+    for (which, (ports, stream)) in (0_u32..).zip(open) {
+        // Those who leave do it somewhere between the first byte and the last.
+        let part = which.checked_sub(STAYING).map(|index| total / 101 * (index as usize + 1));
+        let until = part.unwrap_or(total);
+        programs.push((until, Program::start(stream, which, total, until, &source)));
+        transfers.insert(ports, Transfer::new(ports, which, total));
     }
-    let mut memory = Vec::new();
-    let mut rounds = 0_usize;
-    let unfinished = |it: &Transfer| !it.over && (it.sent < total || it.taken < total);
-    while transfers.values().any(unfinished) {
+    let mut most = 0;
+    for round in 0_usize.. {
         let mut packets = Vec::new();
-        let mut came = guest.drain();
-        let moved = !came.is_empty();
-        for packet in came.drain(..) {
-            let Some(it) = transfers.get_mut(&packet.ports()) else { panic!("{packet:?}") };
-            it.told = packet.taken as usize;
-            assert!(it.told <= it.sent, "more was taken than was sent");
-            match packet.op {
-                RW => {
-                    let length = packet.payload.len();
-                    let same = packet.payload == source.at(2 * it.which + 1, it.taken, length);
-                    assert!(same, "connection {}: other data than was sent", it.which);
-                    it.taken += length;
-                }
-                RST | SHUTDOWN => {
-                    assert!(it.which >= 50, "{packet:?}");
-                    if packet.op == SHUTDOWN && packet.flags == NEITHER {
-                        packets.push(Packet::new(packet.ports(), RST));
-                        it.over = true;
-                    } else if packet.op == RST {
-                        it.over = true;
-                    }
-                }
-                _ => {}
-            }
+        let came = guest.drain();
+        for packet in &came {
+            let transfer = transfers.get_mut(&packet.ports()).expect("it is one of these");
+            transfer.hear(packet, &source, &mut packets);
         }
-        for (ports, it) in transfers.iter_mut().filter(|(_, it)| !it.over) {
-            let taken = it.taken as u32;
-            if it.taken - it.said >= BUFFER as usize / 2 {
-                it.said = it.taken;
-                packets.push(Packet::new(*ports, CREDIT_UPDATE).credit(BUFFER, taken));
-            }
-            let room = BUFFER as usize - (it.sent - it.told);
-            let length = room.min(total - it.sent).min(PAYLOAD_MAX);
-            if length > 0 && (length >= 16 << 10 || it.sent + length == total) {
-                let data = Packet::data(*ports, source.at(2 * it.which, it.sent, length));
-                packets.push(data.credit(BUFFER, taken));
-                it.sent += length;
-                it.said = it.taken;
-            }
+        let mut unfinished = false;
+        for transfer in transfers.values_mut().filter(|it| !it.over && !it.is_whole()) {
+            transfer.speak(&source, &mut packets);
+            unfinished = true;
         }
-        let moves = moved || !packets.is_empty();
+        if !unfinished {
+            guest.send_all(&packets);
+            break;
+        }
+        if came.is_empty() && packets.is_empty() {
+            // It is the programs' turn; they do not wait for ever.
+            thread::sleep(Duration::from_micros(200));
+        }
         guest.send_all(&packets);
-        if !moves {
-            // It is the programs' turn.
-            thread::sleep(std::time::Duration::from_micros(200));
+        if round % 64 == 0 {
+            most = most.max(guest.puppet.usage().memory);
         }
-        rounds += 1;
-        if rounds % 64 == 0 {
-            memory.push(guest.puppet.usage().memory);
-        }
-        alive(&scene, rounds);
     }
-    let mut left = 0;
-    for (ports, (until, program)) in programs {
-        program.sends.join().unwrap_or_else(|_| assert!(until < total, "{ports:?}"));
+    for (until, program) in programs {
+        program.sends.join().unwrap();
         let taken = program.takes.join().unwrap();
-        if until == total {
-            assert_eq!(taken, total, "{ports:?}");
-        } else {
-            left += 1;
-        }
+        assert!(taken == total || until < total);
     }
-    assert_eq!(left, 100);
+    assert!(transfers.values().all(|it| it.which >= STAYING || it.is_whole()));
     let ends: Vec<Packet> = transfers.keys().map(|ports| Packet::new(*ports, RST)).collect();
     guest.send_all(&ends);
     guest.settle();
     let after = guest.puppet.usage();
-    assert_eq!(
-        (after.threads, after.descriptors),
-        (before_programs.threads, before_programs.descriptors)
-    );
-    // A buffer of each connection, and what an allocator makes of that.
-    let most = memory.iter().max().copied().unwrap_or_default();
-    let buffers = 150 * 2 * u64::from(BUFFER) / 1024;
-    assert!(
-        most <= before_programs.memory + buffers + 20 * 1024,
-        "{before_programs:?}: {memory:?}"
-    );
-    eprintln!(
-        "{total} bytes each way; memory in KiB before {}, at most {most}",
-        before_programs.memory
-    );
+    assert_eq!((after.threads, after.descriptors), (before.threads, before.descriptors));
+    // A buffer of each connection, twice for its way of growing, and what an allocator keeps.
+    let buffers = u64::from((STAYING + LEAVING) * 2 * BUFFER / 1024);
+    assert!(most < before.memory + buffers + crate::KEPT, "{before:?}: {most} KiB");
+    let memory = (before.memory, most, after.memory);
+    eprintln!("{total} bytes each way; memory in KiB before, at most, after: {memory:?}");
     scene.ends_well("so much data");
-}
-
-/// Something like a bound against hanging.
-fn alive(scene: &Scene, rounds: usize) {
-    assert!(rounds < 4_000_000, "it never ends");
-    if rounds % 1000 == 999 {
-        crate::answers(&scene.guest.puppet);
-    }
-}
-
-impl Guest {
-    /// Posts receive buffers of another size, when those of before have been used up.
-    fn post_anew(&self, room: u32) {
-        self.starve();
-        self.post(BUFFERS_MAX, room);
-    }
 }
