@@ -252,8 +252,13 @@ fn case_22_without_receive_buffers_the_guests_own_packets_wait_and_cost_nothing(
     assert_eq!(guest.driver.used(TRANSMIT).wrapping_sub(taken), RESETS, "so many can wait");
     is_flat(&guest.puppet, &before, "no buffers");
     crate::answers(&guest.puppet);
-    // A few, and then as many as usual: all of them are answered, in order, once.
+    // With each reset that is taken there is room for another, of which nobody has to be told again.
     guest.post(3, 4096);
+    guest.puppet.wait_for("as many packets as there were buffers", || {
+        guest.driver.used(TRANSMIT).wrapping_sub(taken) == RESETS + 3
+    });
+    guest.is_idle("few buffers");
+    // All of them are answered, in order, once.
     for index in 0..384 {
         guest.expect(ports(index), RST);
     }
