@@ -173,8 +173,9 @@ fn case_19_what_comes_after_the_guests_own_end_ends_that_connection_only() {
     stream.read_exact(&mut heard).unwrap();
     guest.settle();
     guest.send_all(&[Packet::shutdown(ports, SENDS), Packet::data(ports, b"and more")]);
-    guest.expect(ports, RST);
+    guest.receive_that("a reset", |it| it.ports() == ports && it.op == RST);
     rest(&mut stream);
+    guest.settle();
     scene.is_gone(ports, "data after an end that waits");
     // An end may be told again, or in parts, or of nothing.
     let (ports, mut stream) = scene.open();
