@@ -20,6 +20,8 @@ mod net;
 mod power;
 #[path = "cli/readiness.rs"]
 mod readiness;
+#[path = "cli/sandbox.rs"]
+mod sandbox;
 #[path = "cli/start.rs"]
 mod start;
 #[path = "cli/tasks.rs"]

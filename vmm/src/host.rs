@@ -2,6 +2,7 @@
 
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::{Console, MachineConfig};
+use crate::confine::jail;
 use crate::control::access::Access;
 use crate::control::server::Server;
 use crate::error::{CallError, chain, code_of_causes};
@@ -9,7 +10,6 @@ use crate::runtime::{Place, Runtime, RuntimeError};
 use crate::task::{Task, Tasks};
 use crate::vm::Vm;
 use std::io;
-use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 
 impl From<RuntimeError> for CallError {
@@ -37,7 +37,8 @@ pub struct Host {
 impl Host {
     /// Gives a machine its place in `runtime`, turns it on, and serves it to whoever `access` admits;
     /// with it comes the task of the start. It is for a process that ends with the machine, so nobody
-    /// can start the machine again.
+    /// can start the machine again. Before the machine has any thread, and when its place is this
+    /// process's, `confine` is called: what it does to the process holds for all of them.
     ///
     /// # Errors
     /// The configuration is not valid, the name is in use (`VM_E_VM_RUNNING`), or the place cannot
@@ -46,8 +47,10 @@ impl Host {
         runtime: &Runtime,
         config: MachineConfig,
         access: Access,
+        confine: impl FnOnce(&MachineConfig, &Place, &Access) -> Result<(), CallError>,
     ) -> Result<(Self, Task), CallError> {
-        Self::at(runtime.claim(&config.name)?, runtime, config, access, Vm::startup_once)
+        let place = runtime.claim(&config.name)?;
+        Self::at(place, runtime, config, access, confine, Vm::startup_once)
     }
 
     /// The machine `name` of `catalog`, which is turned off, as its definition has it. Where that
@@ -56,7 +59,8 @@ impl Host {
     /// # Errors
     /// There is no such machine, its definition has a fault, or as for [`launch`](Self::launch).
     pub fn registered(catalog: &Catalog, name: &str) -> Result<Self, CallError> {
-        Ok(Self::of_definition(catalog, name, Console::Attach, || (), |_| Ok(()))?.0)
+        let confine = |_: &_, _: &_, _: &_| Ok(());
+        Ok(Self::of_definition(catalog, name, Console::Attach, || (), confine, |_| Ok(()))?.0)
     }
 
     /// As [`launch`](Self::launch), for the machine `name` of `catalog`, with this console where its
@@ -69,8 +73,9 @@ impl Host {
         name: &str,
         console: Console,
         claimed: impl FnOnce(),
+        confine: impl FnOnce(&MachineConfig, &Place, &Access) -> Result<(), CallError>,
     ) -> Result<(Self, Task), CallError> {
-        Self::of_definition(catalog, name, console, claimed, Vm::startup_once)
+        Self::of_definition(catalog, name, console, claimed, confine, Vm::startup_once)
     }
 
     fn of_definition<T>(
@@ -78,6 +83,7 @@ impl Host {
         name: &str,
         console: Console,
         claimed: impl FnOnce(),
+        confine: impl FnOnce(&MachineConfig, &Place, &Access) -> Result<(), CallError>,
         begin: impl FnOnce(&Vm) -> Result<T, CallError>,
     ) -> Result<(Self, T), CallError> {
         let machine = catalog.get(name)?;
@@ -91,7 +97,7 @@ impl Host {
             config.console = console;
         }
         let access = Access::of_list(&definition.access);
-        Self::at(place, catalog.runtime(), config, access, |vm| {
+        Self::at(place, catalog.runtime(), config, access, confine, |vm| {
             vm.guest_os().set_host_time_sync(definition.integration.host_time_sync);
             begin(vm)
         })
@@ -103,17 +109,20 @@ impl Host {
         runtime: &Runtime,
         config: MachineConfig,
         access: Access,
+        confine: impl FnOnce(&MachineConfig, &Place, &Access) -> Result<(), CallError>,
         begin: impl FnOnce(&Vm) -> Result<T, CallError>,
     ) -> Result<(Self, T), CallError> {
         let tasks = Tasks::numbered(runtime.task_ids());
+        confine(&config, &place, &access)?;
         let vm = Arc::new(Vm::with_tasks(config, Some(&place.vsock()), tasks)?);
         let failed = |error: io::Error| {
             let text = format!("cannot serve {}: {error}", place.control().display());
             CallError::new(code_of_causes(&error), text)
         };
         let begun = begin(&vm)?;
-        let listener = UnixListener::bind(place.control()).map_err(failed)?;
-        if access.grants_anything() {
+        let listener = jail::listen(&place.control()).map_err(failed)?;
+        // Into a jail they are let before, by root.
+        if access.grants_anything() && !jail::is_jailed() {
             place.open_to_others().map_err(failed)?;
         }
         let server = Server::start(listener, vm.clone(), access).map_err(failed)?;

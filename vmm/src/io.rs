@@ -6,6 +6,7 @@
 //! them is ready. A source is put on the thread and taken off from outside; taking off is
 //! synchronous, so that afterwards nobody touches the guest's memory on the source's behalf.
 
+use crate::confine::{self, Role};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -126,19 +127,19 @@ pub struct IoHandle {
 pub struct SourceId(u32);
 
 impl IoThread {
-    /// Starts the thread, which is named `name`.
+    /// Starts the thread, which is named `name` and has the [role](Role) `io`.
     ///
     /// # Errors
     /// No descriptor or no thread is left.
     pub fn spawn(name: &str) -> io::Result<Self> {
-        Self::spawn_holding(name, ())
+        Self::spawn_holding(Role::Io, name, ())
     }
 
-    /// The same; the thread drops `held` when it ends, however that comes.
+    /// The same, of another `role`; the thread drops `held` when it ends, however that comes.
     ///
     /// # Errors
     /// As for [`spawn`](Self::spawn).
-    pub fn spawn_holding(name: &str, held: impl Send + 'static) -> io::Result<Self> {
+    pub fn spawn_holding(role: Role, name: &str, held: impl Send + 'static) -> io::Result<Self> {
         let wake = Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
         let (commands, receiver) = unbounded();
         let epoll = Epoll::new()?;
@@ -149,6 +150,7 @@ impl IoThread {
         let thread = {
             let wake = wake.clone();
             let serve = move || {
+                confine::narrow(role);
                 let _alive = alive;
                 let _held = held;
                 served.serve(&receiver, &wake);

@@ -135,7 +135,7 @@ fn a_source_that_panics_ends_the_thread_and_leaves_nobody_waiting() {
         fn ready(&mut self, _: u32, _: EventSet, _: &mut Registry<'_>) {}
     }
     let (slot, outcome) = OutcomeSlot::new();
-    let thread = IoThread::spawn_holding("io", LastWord::of("io", &slot)).unwrap();
+    let thread = IoThread::spawn_holding(Role::Io, "io", LastWord::of("io", &slot)).unwrap();
     let (told, hears) = unbounded();
     let event = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
     let other = Counter { event, count: Arc::default(), told };

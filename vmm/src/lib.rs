@@ -44,6 +44,7 @@ pub mod boot;
 pub mod bus;
 pub mod catalog;
 pub mod config;
+pub mod confine;
 pub mod console;
 pub mod control;
 pub mod devices;

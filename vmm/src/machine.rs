@@ -9,6 +9,7 @@ use crate::bus::{Bus, BusError, SharedDevice};
 use crate::config::{
     Components, ConfigError, ConsoleDevice, DEVICES_OF_EVERY_MACHINE, MachineConfig,
 };
+use crate::confine::Role;
 use crate::console::HostConsole;
 use crate::console::port::SharedPort;
 use crate::devices::i8042::{self, I8042};
@@ -262,7 +263,7 @@ impl Machine {
             .collect::<Result<Vec<_>, _>>()?;
 
         let (slot, outcome) = OutcomeSlot::new();
-        let io = IoThread::spawn_holding("io", LastWord::of("io", &slot))
+        let io = IoThread::spawn_holding(Role::Io, "io", LastWord::of("io", &slot))
             .map_err(resource("the io thread"))?;
         let mut board = Board { vm: &vm, pio: Bus::default(), mmio: Bus::default(), virtio: 0 };
         let ioapic = Arc::new(Mutex::new(IoApic::new(vm.clone())));

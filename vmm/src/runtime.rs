@@ -17,13 +17,14 @@
 
 use crate::config::{ConfigError, NAME_MAX, check_name};
 use crate::error::code_of;
-use crate::lock::{await_lock, is_at, is_locked, open_lock, take_lock};
+use crate::lock::{await_lock, free_lock, is_at, is_locked, open_lock, take_lock};
 use protocol::HResult;
 use sha2::{Digest, Sha256};
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// Bytes of a Unix socket's path that the kernel takes, without the final NUL.
 const SOCKET_PATH_MAX: usize = 107;
@@ -265,10 +266,19 @@ impl Runtime {
     }
 
     /// What gives the machines' tasks their ids: each is given once as long as the directory lasts,
-    /// whichever machine asks.
+    /// whichever machine asks. The file is opened here: a [confined](crate::confine) process cannot
+    /// do that later.
     pub fn task_ids(&self) -> impl Fn() -> io::Result<u32> + Send + Sync + use<> {
         let path = self.base.join(LAST_TASK);
-        move || next_id(&path)
+        // The lock on it is between processes.
+        let opened = Mutex::new(open_lock(&path).ok());
+        move || {
+            let mut opened = opened.lock().unwrap_or_else(PoisonError::into_inner);
+            match opened.as_ref() {
+                Some(file) => next_id(file),
+                None => next_id(opened.insert(open_lock(&path)?)),
+            }
+        }
     }
 
     fn alive(&self, directory: &Path) -> Option<String> {
@@ -308,6 +318,12 @@ pub struct Place {
 }
 
 impl Place {
+    /// The directory.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// Where the control socket belongs.
     #[must_use]
     pub fn control(&self) -> PathBuf {
@@ -348,13 +364,19 @@ fn failed(path: &Path) -> impl FnOnce(io::Error) -> RuntimeError + use<> {
     move |source| RuntimeError::Io { path, source }
 }
 
-/// The number after that in `path`, which is written there.
-fn next_id(path: &Path) -> io::Result<u32> {
-    let file = open_lock(path)?;
-    await_lock(&file)?;
-    let mut text = String::new();
-    (&file).take(16).read_to_string(&mut text)?;
+/// The number after that in `file`, which is written there.
+fn next_id(file: &File) -> io::Result<u32> {
+    await_lock(file)?;
+    let id = following_id(file);
+    free_lock(file);
+    id
+}
+
+fn following_id(file: &File) -> io::Result<u32> {
+    let mut text = [0; 16];
+    let length = file.read_at(&mut text, 0)?;
     // The API's ids are positive, in 31 bits.
+    let text = std::str::from_utf8(&text[..length]).unwrap_or_default();
     let last: u32 = text.trim().parse().unwrap_or(0);
     let next = if last < i32::MAX as u32 { last + 1 } else { 1 };
     // Of the same length as the last one, and over it: that needs no room on a full disk.
@@ -364,13 +386,20 @@ fn next_id(path: &Path) -> io::Result<u32> {
     Ok(next)
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
+impl Place {
+    /// Removes what the machine leaves behind, but a log, while its name is still taken.
+    pub fn clear(&self) {
         // While the lock is held nobody else uses the directory; what is gone already is as good.
         for path in [self.control(), self.vsock(), self.directory.join("lock")] {
             let _ = fs::remove_file(path);
         }
         let _ = fs::remove_dir(&self.directory);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.clear();
     }
 }
 

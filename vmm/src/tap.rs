@@ -19,7 +19,7 @@ use std::path::Path;
 pub const HEADER: usize = 12;
 
 /// What makes taps.
-const DEVICE: &str = "/dev/net/tun";
+pub(crate) const DEVICE: &str = "/dev/net/tun";
 
 bitflags! {
     /// What the reader of a tap does with packets itself, so that the host need not.

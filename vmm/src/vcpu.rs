@@ -1,6 +1,7 @@
 //! The virtual processors: they run the guest and fold KVM's exits into a few steps.
 
 use crate::bus::Bus;
+use crate::confine::{self, Role};
 use crate::kick::{self, AllBlocked};
 use crate::outcome::{LastWord, Outcome, OutcomeSlot};
 use crate::usage::Usage;
@@ -148,6 +149,7 @@ impl Processors {
             let last_word = LastWord::of(&name, outcome);
             let usage = usage.clone();
             let run = move || {
+                confine::narrow(Role::Vcpu);
                 let _last_word = last_word;
                 let _counted = usage.count_this_thread();
                 vcpu.run();

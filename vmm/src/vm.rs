@@ -7,6 +7,7 @@
 //! that a boot has begun. A machine that has ended can be started again.
 
 use crate::config::{Components, ConfigError, DEVICES_MAX, MachineConfig, Net};
+use crate::confine::{self, Role, jail};
 use crate::console::hub::ConsoleHub;
 use crate::console::{ConsoleError, HostConsole};
 use crate::disk::DiskError;
@@ -292,7 +293,10 @@ impl Vm {
         life.end = None;
         let thread = {
             let inner = self.inner.clone();
-            thread::Builder::new().name("vm".into()).spawn(move || inner.run())
+            thread::Builder::new().name("vm".into()).spawn(move || {
+                confine::narrow(Role::Vm);
+                inner.run();
+            })
         };
         life.thread = Some(thread.map_err(StartError::Thread)?);
         life.startup = Some(work);
@@ -728,7 +732,7 @@ struct Socket {
 impl Socket {
     fn bind(path: &Path) -> Result<Self, StartError> {
         let failed = |source| StartError::Socket { path: path.to_owned(), source };
-        let listener = UnixListener::bind(path).map_err(failed)?;
+        let listener = jail::listen(path).map_err(failed)?;
         Ok(Self { path: path.to_owned(), listener })
     }
 

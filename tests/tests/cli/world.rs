@@ -109,6 +109,15 @@ impl World {
         assert!(left.is_empty(), "{left:?} was left behind");
     }
 
+    /// Nothing but what machines in the background have said.
+    pub(crate) fn holds_nothing_but_logs(&self) {
+        for folder in fs::read_dir(self.runtime()).unwrap().flatten() {
+            for entry in fs::read_dir(folder.path()).into_iter().flatten().flatten() {
+                assert_eq!(entry.file_name(), "log", "{:?}", entry.path());
+            }
+        }
+    }
+
     /// Starts a machine and waits until it runs.
     pub(crate) fn start(&self, arguments: &[&str]) -> Machine {
         let mut command = self.command(VMM);

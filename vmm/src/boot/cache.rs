@@ -31,10 +31,7 @@ impl Cache {
     /// The user's cache: `$XDG_CACHE_HOME/vmm`, or `.cache/vmm` in the home directory.
     #[must_use]
     pub fn of_user() -> Option<Self> {
-        let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
-        let cache =
-            absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
-        Some(Self { directory: cache.join("vmm") })
+        Some(Self { directory: directory_of_user()? })
     }
 
     /// A cache in `directory`.
@@ -94,6 +91,13 @@ impl Cache {
     fn path(&self, key: &str) -> PathBuf {
         self.directory.join(key)
     }
+}
+
+/// Where the user's cache is.
+pub(crate) fn directory_of_user() -> Option<PathBuf> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+    let cache = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
+    Some(cache.join("vmm"))
 }
 
 /// Whether nobody but this user can write to what has this `metadata`.

@@ -28,6 +28,7 @@ use sink::{Sink, unblocked};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -105,7 +106,9 @@ impl HostConsole {
                 (Some(Arc::new(Sink::file(path).map_err(unwritable)?)), None)
             }
             Console::Stdio => {
-                let keys = unblocked(0, OFlags::RDONLY).ok();
+                // In a jail it cannot be opened once more. It is read only when there is something.
+                let stdin = || io::stdin().as_fd().try_clone_to_owned().map(File::from);
+                let keys = unblocked(0, OFlags::RDONLY).or_else(|_| stdin()).ok();
                 (Some(Arc::new(Sink::stdout()?)), keys.map(Arc::new))
             }
         };

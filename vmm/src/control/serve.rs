@@ -1,5 +1,6 @@
 //! What a machine answers to each request.
 
+use crate::confine::jail;
 use crate::control::wire::{MachineInfo, Property, Request, Response, TaskDocument};
 use crate::error::CallError;
 use crate::integration::guest::milliseconds;
@@ -76,7 +77,7 @@ impl Served {
         MachineInfo {
             name: self.vm.name().to_owned(),
             state: self.vm.state(),
-            pid: std::process::id(),
+            pid: jail::pid(),
             uptime_ms: milliseconds(self.since.elapsed()),
             cpus: self.vm.config().cpus,
             memory: self.vm.config().memory,

@@ -9,6 +9,7 @@
 //! or never content holds up nobody but itself, and never cancels a task. Whom the owner has let in
 //! gets half of what there is, so that the owner is heard whatever they do.
 
+use crate::confine::{self, Role};
 use crate::control::access::{Access, Peer, unknown};
 use crate::control::conversation::{Conversation, Next};
 use crate::control::crowd::{Calls, Count, Crowd};
@@ -63,7 +64,7 @@ impl Server {
         let crowd = Arc::new(Crowd::default());
         let bell = Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
         vm.tasks().ring(&bell);
-        let thread = IoThread::spawn("control")?;
+        let thread = IoThread::spawn_holding(Role::Control, "control", ())?;
         let clients = Clients::new(listener, vm, access, bell.clone(), crowd.clone());
         thread.handle().add(Box::new(clients))?;
         Ok(Self { crowd, bell, _thread: thread })
@@ -285,6 +286,7 @@ impl Clients {
         let (served, bell) = (self.served.clone(), self.bell.clone());
         let answers = self.answers.0.clone();
         let spawned = thread::Builder::new().name("call".into()).spawn(move || {
+            confine::narrow(Role::Call);
             // The machine goes on whatever becomes of one request.
             let work = std::panic::AssertUnwindSafe(|| served.work(request));
             let answer = std::panic::catch_unwind(work).unwrap_or_else(|_| {

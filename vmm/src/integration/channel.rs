@@ -5,6 +5,7 @@
 //! Everything that the guest wrote is bounded and freed from control characters here, so nothing
 //! behind this file has to think of that.
 
+use crate::confine::{self, Role};
 use crossbeam_channel::Sender;
 use protocol::frame::{self, Decoder, FrameError};
 use protocol::hello::{Hello, Welcome};
@@ -75,6 +76,7 @@ impl Connection {
             move || !ended.load(Ordering::Acquire)
         };
         thread::Builder::new().name("agent".into()).spawn(move || {
+            confine::narrow(Role::Agent);
             let _held = held;
             read(number, reader, &events, listens);
         })?;

@@ -19,6 +19,7 @@ mod parameters;
 mod power;
 mod worker;
 
+use crate::confine::{self, Role};
 use crate::events::Events;
 use crate::kit::KitState;
 use crate::state::StateCell;
@@ -102,9 +103,10 @@ impl Integration {
         let status = Arc::new(StatusCell::default());
         let guest = GuestOs::new(state.clone(), commands.clone(), Arc::clone(&status));
         let worker = Worker::new(state, tasks, commands.clone(), status, timing, protocols);
-        let thread = thread::Builder::new()
-            .name("integration".into())
-            .spawn(move || worker.run(&receiver, &incoming))?;
+        let thread = thread::Builder::new().name("integration".into()).spawn(move || {
+            confine::narrow(Role::Integration);
+            worker.run(&receiver, &incoming);
+        })?;
         Ok(Self { commands, guest, thread: Some(thread) })
     }
 

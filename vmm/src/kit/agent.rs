@@ -4,6 +4,7 @@
 //! loader nor libraries of theirs. The file comes from wherever the monitor was installed; it is
 //! read once, up to a bound, and nothing in it is believed beyond what is checked here.
 
+use crate::config::Components;
 use std::env;
 use std::ffi::OsString;
 use std::fmt;
@@ -11,6 +12,7 @@ use std::fs::OpenOptions;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// The file's name.
 pub const AGENT: &str = "vmm-agent";
@@ -94,8 +96,7 @@ impl AgentFile {
     /// # Errors
     /// There is none that can be taken.
     pub fn find() -> Result<Self, NoAgent> {
-        let program = env::current_exe().ok();
-        Self::find_in(&places(env::var_os(VARIABLE), program.as_deref()))
+        Self::find_in(&places_of(&Components::Auto))
     }
 
     /// The version that the program would print: `vmm-agent `, numbers with dots and a line feed
@@ -132,6 +133,23 @@ impl AgentFile {
             Ok(program) => Ok(Self { path: path.to_owned(), program }),
             Err(fault) => Err(AgentError { path: path.to_owned(), fault }),
         }
+    }
+}
+
+/// Where this program is. In a jail that cannot be found out any more.
+static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
+
+/// Finds out where this program is, as long as that can be.
+pub(crate) fn remember_program() -> Option<&'static Path> {
+    PROGRAM.get_or_init(|| env::current_exe().ok()).as_deref()
+}
+
+/// Where the agent is looked for, for a machine that is to have these `components`.
+pub(crate) fn places_of(components: &Components) -> Vec<PathBuf> {
+    match components {
+        Components::Off => Vec::new(),
+        Components::Agent(path) => vec![path.clone()],
+        Components::Auto => places(env::var_os(VARIABLE), remember_program()),
     }
 }
 

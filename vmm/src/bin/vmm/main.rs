@@ -18,6 +18,7 @@ mod progress;
 mod readiness;
 mod report;
 mod run;
+mod sandbox;
 mod show;
 mod signals;
 mod start;

@@ -4,7 +4,8 @@ use crate::EXIT_USAGE;
 use crate::args::{Format, RunArgs};
 use crate::output::{Failure, Outcome, print_json, say};
 use crate::readiness::Readiness;
-use crate::signals;
+use crate::sandbox;
+use crate::signals::{self, Blocked};
 use crate::terminal::{Restore, Terminal};
 use protocol::HResult;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -14,10 +15,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vmm::Task;
 use vmm::catalog::Catalog;
 use vmm::config::{ConfigError, Console, MachineConfig};
+use vmm::confine::{Role, narrow};
 use vmm::control::access::Access;
 use vmm::error::CallError;
 use vmm::error::{chain, code_of_causes};
 use vmm::host::Host;
+use vmm::runtime::Place;
 use vmm::vm::{End, Vm};
 
 /// Exit codes of the ways in which a machine ends badly.
@@ -43,8 +46,8 @@ fn lock(running: &SharedRunning) -> MutexGuard<'_, Running> {
 }
 
 /// Turns the machine off at the first signal; a second one ends this process at once.
-fn heed_signals(running: SharedRunning, terminal: Arc<Terminal>) -> io::Result<()> {
-    signals::watch(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP], move |_, count| {
+fn heed(signals: Blocked, running: SharedRunning, terminal: Arc<Terminal>) -> io::Result<()> {
+    signals.watch(move |_, count| {
         if count > 0 {
             terminal.restore();
             std::process::exit(EXIT_FORCED);
@@ -85,8 +88,16 @@ fn run_telling(args: RunArgs, readiness: &Readiness, format: Format) -> Outcome 
     // The thread of the signals holds the terminal too, so a panic here would not drop it.
     let _restore = Restore(&terminal);
     let running = SharedRunning::default();
-    heed_signals(Arc::clone(&running), Arc::clone(&terminal)).map_err(|error| unwatched(&error))?;
-    let (host, startup) = launch(args, readiness)?;
+    let signals = signals::block(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP]);
+    let sandbox = args.sandbox;
+    let (shared, screen) = (Arc::clone(&running), Arc::clone(&terminal));
+    let confine = |config: &MachineConfig, place: &Place, access: &Access| {
+        sandbox::enter(sandbox, config, place, access, &signals)?;
+        heed(signals, shared, screen).map_err(|error| {
+            CallError::new(code_of_causes(&error), format!("cannot watch signals: {error}"))
+        })
+    };
+    let (host, startup) = launch(args, readiness, confine)?;
     let vm = host.vm();
     readiness.accepted(&startup.info());
     let startup = startup.wait(None);
@@ -107,6 +118,7 @@ fn run_telling(args: RunArgs, readiness: &Readiness, format: Format) -> Outcome 
         }
         running.vm = Some(Arc::clone(vm));
     }
+    narrow(Role::Main);
     let end = end.wait();
     let exit_status = vm.told().exit_status;
     lock(&running).vm = None;
@@ -116,13 +128,17 @@ fn run_telling(args: RunArgs, readiness: &Readiness, format: Format) -> Outcome 
 }
 
 /// The machine that the command line names or describes, and the task of its start.
-fn launch(args: RunArgs, readiness: &Readiness) -> Result<(Host, Task), Failure> {
+fn launch(
+    args: RunArgs,
+    readiness: &Readiness,
+    confine: impl FnOnce(&MachineConfig, &Place, &Access) -> Result<(), CallError>,
+) -> Result<(Host, Task), Failure> {
     let catalog = Catalog::of_user();
     let (kernel, name) = match (args.kernel, args.name) {
         (None, name) => {
             let name = name.unwrap_or_default();
             let claimed = || readiness.claimed();
-            return Ok(Host::launch_registered(&catalog, &name, args.console, claimed)?);
+            return Ok(Host::launch_registered(&catalog, &name, args.console, claimed, confine)?);
         }
         (Some(kernel), Some(name)) => (kernel, name),
         (Some(kernel), None) => (kernel, format!("vm-{}", std::process::id())),
@@ -150,7 +166,7 @@ fn launch(args: RunArgs, readiness: &Readiness) -> Result<(Host, Task), Failure>
         );
         return Err(CallError::new(HResult::VM_E_CONFIG_DUPLICATE_NAME, text).into());
     }
-    Ok(Host::launch(catalog.runtime(), config, Access::of_process())?)
+    Ok(Host::launch(catalog.runtime(), config, Access::of_process(), confine)?)
 }
 
 /// The refusal of a machine that cannot be.
@@ -185,9 +201,4 @@ fn tell(name: &str, end: &End, exit_status: Option<u8>, format: Format) -> u8 {
         }));
     }
     exit
-}
-
-/// The refusal of a machine that no signal could end in order.
-fn unwatched(error: &io::Error) -> Failure {
-    Failure { code: code_of_causes(error), exit: 1, text: format!("cannot watch signals: {error}") }
 }

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use std::path::Path;
 use vmm::catalog::{Catalog, Definition, Listed, Principal, Registered};
 use vmm::config::{Disk, KernelEntry, Mac, Size};
+use vmm::confine::{Offer, offer};
 use vmm::control::client::Client;
 use vmm::control::wire::MachineInfo;
 use vmm::error::{CallError, chain};
@@ -277,6 +278,24 @@ struct Checked<'a> {
     #[serde(flatten)]
     report: &'a probe::Report,
     agent: Value,
+    confinement: Offer,
+}
+
+/// What the processes of machines are confined with: machines can do without, so these are no checks.
+fn confinement(offer: &Offer) -> String {
+    let sign = |there| if there { "yes" } else { "no " };
+    let seccomp = match offer.seccomp {
+        true => "calls that are not needed kill the machine's process",
+        false => "this kernel has no seccomp filters; `--sandbox off` runs machines without",
+    };
+    let jail = if offer.jail { "`vmm run --jail`" } else { "only root can make one" };
+    format!(
+        "{}  seccomp: {seccomp}\n{}  landlock: {}\n{}  jail: {jail}\n",
+        sign(offer.seccomp),
+        sign(offer.landlock),
+        offer.found,
+        sign(offer.jail)
+    )
 }
 
 pub(crate) fn doctor(format: Format) -> Outcome {
@@ -289,7 +308,7 @@ pub(crate) fn doctor(format: Format) -> Outcome {
                 Err(none) => (None, Some(none.to_string())),
             };
             let agent = json!({ "path": path, "version": agent.as_ref().ok().and_then(AgentFile::version), "fault": fault });
-            print_json(&Checked { report: &report, agent });
+            print_json(&Checked { report: &report, agent, confinement: offer() });
         }
         Format::Human => {
             for check in &report.checks {
@@ -300,6 +319,7 @@ pub(crate) fn doctor(format: Format) -> Outcome {
                 Ok(agent) => print(&format!("yes  agent for guests: {}\n", agent.path.display())),
                 Err(none) => print(&format!("no   agent for guests: {none}\n")),
             }
+            print(&confinement(&offer()));
         }
     }
     Ok(if report.stock_kernels { 0 } else { 1 })

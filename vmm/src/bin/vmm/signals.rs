@@ -4,38 +4,69 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
 use std::thread;
+use vmm::confine::{Role, narrow};
 
-/// Calls `on_signal` with each of `signals` that this process gets, and how many came before it.
+/// Calls `on_signal` with each of `signals` that this process gets, and how many came before it: see
+/// [`block`].
+pub(crate) fn watch(
+    signals: &[libc::c_int],
+    on_signal: impl FnMut(libc::c_int, u32) + Send + 'static,
+) -> io::Result<()> {
+    block(signals).watch(on_signal)
+}
+
+/// Signals that wait until somebody hears them.
+pub(crate) struct Blocked {
+    signals: Vec<libc::c_int>,
+    set: libc::sigset_t,
+}
+
+/// Has `signals` wait.
 ///
 /// They are blocked for the calling thread and those that it starts afterwards, so this must come
 /// before any other thread. Signals that whoever started this process had it ignore, as nohup(1)
 /// does, stay ignored.
-pub(crate) fn watch(
-    signals: &[libc::c_int],
-    mut on_signal: impl FnMut(libc::c_int, u32) + Send + 'static,
-) -> io::Result<()> {
+pub(crate) fn block(signals: &[libc::c_int]) -> Blocked {
     let mut set = MaybeUninit::uninit();
     // SAFETY: sigemptyset initializes the set that it is given.
     unsafe { libc::sigemptyset(set.as_mut_ptr()) };
     // SAFETY: the set was initialized just before.
     let mut set = unsafe { set.assume_init() };
-    for signal in signals.iter().filter(|signal| !is_ignored(**signal)) {
+    let signals: Vec<_> = signals.iter().copied().filter(|signal| !is_ignored(*signal)).collect();
+    for signal in &signals {
         // SAFETY: the set is initialized, and the callers' signals are all valid.
         unsafe { libc::sigaddset(&raw mut set, *signal) };
     }
     // SAFETY: the set is initialized, and the former mask is not wanted.
     unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut()) };
-    thread::Builder::new().name("signals".into()).spawn(move || {
-        for count in 0.. {
-            let mut signal = 0;
-            // SAFETY: the set is initialized and the number is written to `signal`.
-            if unsafe { libc::sigwait(&raw const set, &raw mut signal) } != 0 {
-                return;
+    Blocked { signals, set }
+}
+
+impl Blocked {
+    /// Which they are.
+    pub(crate) fn signals(&self) -> &[libc::c_int] {
+        &self.signals
+    }
+
+    /// Calls `on_signal` with each of them, also those that came meanwhile, and how many came before.
+    pub(crate) fn watch(
+        self,
+        mut on_signal: impl FnMut(libc::c_int, u32) + Send + 'static,
+    ) -> io::Result<()> {
+        let set = self.set;
+        thread::Builder::new().name("signals".into()).spawn(move || {
+            narrow(Role::Signals);
+            for count in 0.. {
+                let mut signal = 0;
+                // SAFETY: the set is initialized and the number is written to `signal`.
+                if unsafe { libc::sigwait(&raw const set, &raw mut signal) } != 0 {
+                    return;
+                }
+                on_signal(signal, count);
             }
-            on_signal(signal, count);
-        }
-    })?;
-    Ok(())
+        })?;
+        Ok(())
+    }
 }
 
 fn is_ignored(signal: libc::c_int) -> bool {

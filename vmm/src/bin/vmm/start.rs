@@ -4,7 +4,7 @@
 //! none of its descriptors but a log and a pipe, over which it hears how the start goes: see
 //! `readiness.rs`.
 
-use crate::args::{Awaited, Format, ProgressArg, StartArgs};
+use crate::args::{Awaited, Format, ProgressArg, SandboxArgs, StartArgs};
 use crate::follow;
 use crate::log::said;
 use crate::machines::{connect, once_off};
@@ -57,7 +57,7 @@ pub(crate) fn start(args: &StartArgs, format: Format) -> Outcome {
             }
             let machine = catalog.get(&args.name)?;
             begun.store(true, Ordering::Release);
-            Process::spawn(machine, deadline).map(Started::Here)
+            Process::spawn(machine, args.sandbox, deadline).map(Started::Here)
         }
         Err(error) => Err(error),
     })?;
@@ -159,7 +159,11 @@ struct Process {
 
 impl Process {
     /// Starts the process of `machine`, and waits until it has accepted.
-    fn spawn(machine: Registered, deadline: Option<Instant>) -> Result<Self, CallError> {
+    fn spawn(
+        machine: Registered,
+        sandbox: SandboxArgs,
+        deadline: Option<Instant>,
+    ) -> Result<Self, CallError> {
         let failed = |error: io::Error| {
             let text = format!("cannot start a process for {}: {error}", machine.name);
             CallError::new(HResult::DISP_E_EXCEPTION, text)
@@ -168,7 +172,9 @@ impl Process {
         let before = log.metadata().map_or(0, |log| log.len());
         let mut command = Command::new(std::env::current_exe().map_err(failed)?);
         command
-            .args(["run", "--detached", "--console", "attach", "--", &machine.name])
+            .args(["run", "--detached", "--console", "attach"])
+            .args(sandbox.words())
+            .args(["--", &machine.name])
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -6,6 +6,7 @@
 //! RAM) lives until it comes back.
 
 use crate::config::Disk;
+use crate::confine::Role;
 use crate::disk::{DiskError, DiskFault, Image, Traits};
 use crate::io::{IoHandle, IoThread, Source, SourceId};
 use crate::usage::Usage;
@@ -62,7 +63,7 @@ impl Drive {
         let traits = image.traits();
         let image = Arc::new(Mutex::new(image));
         let weak = Arc::downgrade(&image);
-        let thread = IoThread::spawn_holding(&name, image)?;
+        let thread = IoThread::spawn_holding(Role::Disk, &name, image)?;
         let handle = thread.handle();
         Ok(Self {
             name,

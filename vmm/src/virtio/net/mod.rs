@@ -17,6 +17,7 @@ mod service;
 mod told;
 
 use crate::config::Mac;
+use crate::confine::Role;
 use crate::io::{IoThread, SourceId};
 use crate::outcome::{LastWord, OutcomeSlot};
 use crate::tap::{HEADER, Offloads, Tap, TapError, Wire};
@@ -105,7 +106,7 @@ impl Net {
     /// No thread is left.
     pub fn new(interface: Interface, outcome: &OutcomeSlot) -> io::Result<Self> {
         let last_word = LastWord::of(&interface.name, outcome);
-        let thread = IoThread::spawn_holding(&interface.name, last_word)?;
+        let thread = IoThread::spawn_holding(Role::Net, &interface.name, last_word)?;
         Ok(Self { interface, thread, active: None })
     }
 }

@@ -1,11 +1,12 @@
 //! What a machine is made of, on the command line, and the verbs for machines in the catalog.
 
 use super::WorkArgs;
-use super::values::{parse_console, parse_console_file};
+use super::values::{parse_console, parse_console_file, parse_prisoner};
 use clap::{ArgGroup, Args, ValueEnum};
 use std::path::PathBuf;
 use vmm::catalog::Principal;
 use vmm::config::{Components, Console, ConsoleDevice, Disk, KernelEntry, Net, parse_size};
+use vmm::confine::jail::Prisoner;
 
 #[derive(Args)]
 #[command(after_help = "\
@@ -29,9 +30,47 @@ pub(crate) struct RunArgs {
     /// The console, if no definition has a file for it: stdio, none, attach or file=PATH.
     #[arg(long, value_name = "WHERE", default_value = "stdio", value_parser = parse_console)]
     pub(crate) console: Console,
+    #[command(flatten)]
+    pub(crate) sandbox: SandboxArgs,
     /// As `vmm start` runs it: see `readiness.rs`.
     #[arg(long, hide = true)]
     pub(crate) detached: bool,
+}
+
+/// What a machine's process gives up before its guest runs.
+#[derive(Args, Clone, Copy)]
+pub(crate) struct SandboxArgs {
+    /// Confine the machine's process to the files and the system calls that it needs. What else it
+    /// would do kills it, or is logged by the kernel.
+    #[arg(long, value_enum, value_name = "WHETHER", default_value_t = Sandbox::On)]
+    pub(crate) sandbox: Sandbox,
+    /// Run it as this user, in name spaces of its own, with nothing of the host's files but the
+    /// machine's, which that user must be able to use; root only.
+    #[arg(long, value_name = "UID[:GID]", value_parser = parse_prisoner)]
+    pub(crate) jail: Option<Prisoner>,
+}
+
+impl SandboxArgs {
+    /// The same, for another command line.
+    pub(crate) fn words(self) -> Vec<String> {
+        let sandbox = match self.sandbox {
+            Sandbox::On => "on",
+            Sandbox::Log => "log",
+            Sandbox::Off => "off",
+        };
+        let jail = self.jail.map(|Prisoner { user, group }| format!("--jail={user}:{group}"));
+        [format!("--sandbox={sandbox}")].into_iter().chain(jail).collect()
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Sandbox {
+    /// Whatever else it would do kills it.
+    On,
+    /// What else it does, the kernel's audit log has; files are out of reach all the same.
+    Log,
+    /// It is not confined.
+    Off,
 }
 
 /// What is the same for machines of the command line and those of the catalog.
@@ -176,6 +215,8 @@ pub(crate) struct StartArgs {
     /// What to wait for.
     #[arg(long, value_enum, default_value_t = Awaited::Running)]
     pub(crate) wait: Awaited,
+    #[command(flatten)]
+    pub(crate) sandbox: SandboxArgs,
     #[command(flatten)]
     pub(crate) work: WorkArgs,
 }

@@ -4,7 +4,9 @@ mod machine;
 mod values;
 mod work;
 
-pub(crate) use machine::{Awaited, CreateArgs, RegisterArgs, RunArgs, StartArgs, Wanted};
+pub(crate) use machine::{
+    Awaited, CreateArgs, RegisterArgs, RunArgs, Sandbox, SandboxArgs, StartArgs, Wanted,
+};
 pub(crate) use work::{
     IntegrationVerb, LogoffArgs, ParamVerb, PowerArgs, StopArgs, TaskArgs, TaskVerb,
 };

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 use vmm::config::Console;
+use vmm::confine::jail::Prisoner;
 
 /// Reads where a serial console goes: `stdio`, `none`, `attach` or `file=PATH`.
 pub(super) fn parse_console(text: &str) -> Result<Console, String> {
@@ -21,6 +22,19 @@ pub(super) fn parse_console_file(text: &str) -> Result<Console, String> {
     match parse_console(text) {
         Ok(console @ (Console::Attach | Console::File(_))) => Ok(console),
         _ => Err("it is attach or file=PATH".into()),
+    }
+}
+
+/// Reads whom a machine is run as: `1000` or `1000:1000`, the group being the user's number if none is
+/// said.
+pub(super) fn parse_prisoner(text: &str) -> Result<Prisoner, String> {
+    let (user, group) = text.split_once(':').unwrap_or((text, text));
+    match (user.parse(), group.parse()) {
+        // The last number means nobody at all to the kernel.
+        (Ok(user), Ok(group)) if user < u32::MAX && group < u32::MAX => {
+            Ok(Prisoner { user, group })
+        }
+        _ => Err("it is a user's number, or a user's and a group's, as 1000:1000".into()),
     }
 }
 
@@ -47,6 +61,16 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_prisoner_is_a_user_and_perhaps_a_group() {
+        let prisoner = |user, group| Ok(Prisoner { user, group });
+        assert_eq!(parse_prisoner("1000"), prisoner(1000, 1000));
+        assert_eq!(parse_prisoner("1000:7"), prisoner(1000, 7));
+        for text in ["", "nobody", "1:", ":1", "1:2:3", "-1", "4294967295", "4294967296"] {
+            assert!(parse_prisoner(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn times_need_units_and_are_bounded() {

@@ -1,0 +1,313 @@
+//! Each kind of thread does what it may not, under the filter that the crate has for it, and its
+//! process is killed by that. It runs again for each: the process is confined for good.
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use std::fs::{self, File};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use vmm::MachineConfig;
+use vmm::confine::{Confinement, Role, narrow};
+
+/// Who is confined, and what it does.
+const ROLE: &str = "VMM_TEST_ROLE";
+const DEED: &str = "VMM_TEST_DEED";
+/// What it may read.
+const KERNEL: &str = "VMM_TEST_KERNEL";
+/// How it ends if what is looked at is not so.
+const NOT_SO: i32 = 3;
+
+/// What some or all may not do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Deed {
+    Nothing,
+    Execute,
+    Fork,
+    Trace,
+    Internet,
+    ExecutableMemory,
+    ExecutableStack,
+    KillAnother,
+    OtherIoctl,
+    Open,
+    Socket,
+    Connect,
+    Listen,
+    Thread,
+    Widen,
+    MakeVm,
+    RunVcpu,
+    Panic,
+    Abort,
+    ReadPasswords,
+}
+
+const DEEDS: [Deed; 20] = [
+    Deed::Nothing,
+    Deed::Execute,
+    Deed::Fork,
+    Deed::Trace,
+    Deed::Internet,
+    Deed::ExecutableMemory,
+    Deed::ExecutableStack,
+    Deed::KillAnother,
+    Deed::OtherIoctl,
+    Deed::Open,
+    Deed::Socket,
+    Deed::Connect,
+    Deed::Listen,
+    Deed::Thread,
+    Deed::Widen,
+    Deed::MakeVm,
+    Deed::RunVcpu,
+    Deed::Panic,
+    Deed::Abort,
+    Deed::ReadPasswords,
+];
+
+/// What nobody may.
+const NOBODY: [Deed; 8] = [
+    Deed::Execute,
+    Deed::Fork,
+    Deed::Trace,
+    Deed::Internet,
+    Deed::ExecutableMemory,
+    Deed::ExecutableStack,
+    Deed::KillAnother,
+    Deed::OtherIoctl,
+];
+
+/// What a role may not besides.
+fn forbidden(role: Role) -> &'static [Deed] {
+    match role {
+        Role::Start => &[],
+        Role::Vm => &[],
+        Role::Main | Role::Signals | Role::Agent | Role::Call | Role::Disk | Role::Net => &[
+            Deed::Open,
+            Deed::Socket,
+            Deed::Connect,
+            Deed::Listen,
+            Deed::Thread,
+            Deed::Widen,
+            Deed::MakeVm,
+            Deed::RunVcpu,
+        ],
+        Role::Vcpu => &[
+            Deed::Open,
+            Deed::Socket,
+            Deed::Connect,
+            Deed::Listen,
+            Deed::Thread,
+            Deed::Widen,
+            Deed::MakeVm,
+        ],
+        Role::Io => {
+            &[Deed::Open, Deed::Listen, Deed::Thread, Deed::Widen, Deed::MakeVm, Deed::RunVcpu]
+        }
+        Role::Integration | Role::Control => {
+            &[Deed::Open, Deed::Socket, Deed::Connect, Deed::Listen, Deed::MakeVm, Deed::RunVcpu]
+        }
+    }
+}
+
+/// Does `deed`; what it would take that it was let through is not said.
+fn act(deed: Deed) {
+    let raw = |number, one: u64, two: u64, three: u64| {
+        // SAFETY: no call here that goes through reads or writes memory: whatever is no number is null.
+        unsafe { libc::syscall(number, one, two, three, 0, 0, 0) };
+    };
+    let number = |value: i32| u64::from(value.unsigned_abs());
+    match deed {
+        Deed::Nothing => println!("here"),
+        Deed::Execute => raw(libc::SYS_execve, 0, 0, 0),
+        // SIGCHLD, as fork(3) has it, and nothing that makes it a thread.
+        Deed::Fork => raw(libc::SYS_clone, number(libc::SIGCHLD), 0, 0),
+        Deed::Trace => raw(libc::SYS_ptrace, u64::MAX, 0, 0),
+        Deed::Internet => {
+            raw(libc::SYS_socket, number(libc::AF_INET), number(libc::SOCK_STREAM), 0)
+        }
+        Deed::ExecutableMemory => raw(libc::SYS_mmap, 0, 4096, number(libc::PROT_EXEC)),
+        Deed::ExecutableStack => raw(libc::SYS_mprotect, 0, 4096, number(libc::PROT_EXEC)),
+        Deed::KillAnother => raw(libc::SYS_tgkill, 1, 1, number(libc::SIGABRT)),
+        // TIOCSTI types for others on a terminal.
+        Deed::OtherIoctl => raw(libc::SYS_ioctl, 0, libc::TIOCSTI, 0),
+        Deed::Open => raw(libc::SYS_openat, u64::MAX, 0, 0),
+        Deed::Socket => raw(libc::SYS_socket, number(libc::AF_UNIX), number(libc::SOCK_STREAM), 0),
+        Deed::Connect => raw(libc::SYS_connect, u64::MAX, 0, 0),
+        Deed::Listen => raw(libc::SYS_listen, u64::MAX, 0, 0),
+        Deed::Thread => drop(thread::Builder::new().spawn(|| ())),
+        Deed::Widen => raw(libc::SYS_seccomp, number(libc::SECCOMP_SET_MODE_FILTER as i32), 0, 0),
+        // KVM_CREATE_VM and KVM_RUN, of nothing that has them.
+        Deed::MakeVm => raw(libc::SYS_ioctl, u64::MAX, 0xae01, 0),
+        Deed::RunVcpu => raw(libc::SYS_ioctl, u64::MAX, 0xae80, 0),
+        Deed::Panic => panic!("these words are read"),
+        Deed::Abort => std::process::abort(),
+        Deed::ReadPasswords => {
+            let refused = File::open("/etc/passwd").err().map(|error| error.kind());
+            let kernel = std::env::var_os(KERNEL).unwrap();
+            if refused != Some(std::io::ErrorKind::PermissionDenied) || File::open(kernel).is_err()
+            {
+                std::process::exit(NOT_SO);
+            }
+        }
+    }
+}
+
+/// Who starts threads of this role.
+fn starter(role: Role) -> Option<Role> {
+    match role {
+        Role::Start => None,
+        Role::Vcpu | Role::Io | Role::Disk | Role::Net => Some(Role::Vm),
+        Role::Agent => Some(Role::Integration),
+        Role::Call => Some(Role::Control),
+        _ => Some(Role::Start),
+    }
+}
+
+/// Does `deed` on a thread of this role, which is started as in a machine's process.
+fn play(role: Role, deed: Deed) -> thread::Result<()> {
+    let there = move || {
+        if role != Role::Start {
+            narrow(role);
+        }
+        act(deed);
+    };
+    match starter(role) {
+        None => {
+            there();
+            Ok(())
+        }
+        Some(Role::Start) => spawn(role, there).join(),
+        Some(between) => {
+            let between_and_there = move || {
+                narrow(between);
+                spawn(role, there).join()
+            };
+            spawn(between, between_and_there).join()?
+        }
+    }
+}
+
+fn spawn<T: Send + 'static>(
+    role: Role,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> thread::JoinHandle<T> {
+    thread::Builder::new().name(role.name().into()).spawn(work).unwrap()
+}
+
+/// The process that is confined.
+fn child(role: &str, deed: &str) -> ! {
+    let role = Role::ALL.into_iter().find(|one| one.name() == role).unwrap();
+    let deed = DEEDS.into_iter().find(|one| format!("{one:?}") == deed).unwrap();
+    let mut config = MachineConfig::new("web", std::env::var_os(KERNEL).unwrap());
+    config.memory = 32 << 20;
+    Confinement::new().machine(&config).enter().unwrap();
+    let played = play(role, deed);
+    std::process::exit(if played.is_ok() { 0 } else { 1 });
+}
+
+/// What becomes of a process in which a thread of this role does `deed`.
+fn outcome(role: Role, deed: Deed) -> Output {
+    let kernel = std::env::current_exe().unwrap();
+    Command::new(&kernel)
+        .env(ROLE, role.name())
+        .env(DEED, format!("{deed:?}"))
+        .env(KERNEL, &kernel)
+        .env("RUST_BACKTRACE", "full")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+fn each_dies(role: Role) -> Result<(), Failed> {
+    let well = outcome(role, Deed::Nothing);
+    if !well.status.success() || well.stdout != b"here\n" {
+        return Err(format!("a thread that does nothing ends with {well:?}").into());
+    }
+    for deed in NOBODY.iter().chain(forbidden(role)) {
+        let ended = outcome(role, *deed);
+        if ended.status.signal() != Some(libc::SIGSYS) {
+            return Err(format!("{deed:?} ends with {ended:?}").into());
+        }
+    }
+    Ok(())
+}
+
+fn a_panic_says_what_it_is_and_goes_no_further_than_without_a_filter() -> Result<(), Failed> {
+    for role in Role::ALL.into_iter().filter(|role| *role != Role::Start) {
+        let ended = outcome(role, Deed::Panic);
+        let said = String::from_utf8_lossy(&ended.stderr);
+        if ended.status.code() != Some(1) || !said.contains("these words are read") {
+            return Err(format!("{role:?}: {ended:?}").into());
+        }
+    }
+    Ok(())
+}
+
+fn an_abort_is_one_and_not_a_forbidden_call() -> Result<(), Failed> {
+    for role in Role::ALL {
+        let ended = outcome(role, Deed::Abort);
+        if ended.status.signal() != Some(libc::SIGABRT) || ended.status.core_dumped() {
+            return Err(format!("{role:?}: {ended:?}").into());
+        }
+    }
+    Ok(())
+}
+
+fn of_all_files_only_those_of_the_machine_can_be_opened() -> Result<(), Failed> {
+    if !vmm::confine::offer().landlock {
+        eprintln!("NOT TESTED: this kernel has no Landlock");
+        return Ok(());
+    }
+    if fs::read("/etc/passwd").is_err() {
+        return Err("/etc/passwd cannot be read in any case".into());
+    }
+    for role in [Role::Start, Role::Vm] {
+        let ended = outcome(role, Deed::ReadPasswords);
+        if !ended.status.success() {
+            return Err(format!("{role:?}: {ended:?}").into());
+        }
+    }
+    Ok(())
+}
+
+fn a_process_that_has_threads_is_not_confined() -> Result<(), Failed> {
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let thread = thread::spawn(move || ended.recv());
+    let refused = Confinement::new().enter();
+    drop(end);
+    let _ = thread.join();
+    match refused {
+        Err(vmm::confine::ConfineError::Threads(2..)) => Ok(()),
+        other => Err(format!("{other:?}").into()),
+    }
+}
+
+fn main() {
+    if let (Ok(role), Ok(deed)) = (std::env::var(ROLE), std::env::var(DEED)) {
+        child(&role, &deed);
+    }
+    let roles = Role::ALL.into_iter().map(|role| {
+        let name = format!("a_{}_thread_is_killed_by_what_it_may_not_do", role.name());
+        Trial::test(name, move || each_dies(role))
+    });
+    let others = [
+        Trial::test(
+            "a_panic_says_what_it_is_and_goes_no_further_than_without_a_filter",
+            a_panic_says_what_it_is_and_goes_no_further_than_without_a_filter,
+        ),
+        Trial::test(
+            "an_abort_is_one_and_not_a_forbidden_call",
+            an_abort_is_one_and_not_a_forbidden_call,
+        ),
+        Trial::test(
+            "of_all_files_only_those_of_the_machine_can_be_opened",
+            of_all_files_only_those_of_the_machine_can_be_opened,
+        ),
+        Trial::test(
+            "a_process_that_has_threads_is_not_confined",
+            a_process_that_has_threads_is_not_confined,
+        ),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), roles.chain(others).collect()).exit();
+}

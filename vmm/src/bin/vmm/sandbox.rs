@@ -1,0 +1,79 @@
+//! What a machine's process gives up before its guest runs, as the command line says.
+
+use crate::args::{Sandbox, SandboxArgs};
+use crate::signals::Blocked;
+use protocol::HResult;
+use vmm::config::MachineConfig;
+use vmm::confine::jail::{self, JailError, Prisoner};
+use vmm::confine::{ConfineError, Confinement, Landlocked, Manner};
+use vmm::control::access::Access;
+use vmm::error::{CallError, chain};
+use vmm::runtime::Place;
+
+/// Confines this process, which has one thread, `signals` blocked, and runs the machine of `config`.
+/// With a jail it returns in another process than it was called in.
+pub(crate) fn enter(
+    args: SandboxArgs,
+    config: &MachineConfig,
+    place: &Place,
+    access: &Access,
+    signals: &Blocked,
+) -> Result<(), CallError> {
+    let manner = match args.sandbox {
+        Sandbox::On => Some(Manner::Kill),
+        Sandbox::Log => Some(Manner::Log),
+        Sandbox::Off => None,
+    };
+    if manner.is_none() && args.jail.is_none() {
+        return Ok(());
+    }
+    let confinement = Confinement::new().machine(config).place(place.directory());
+    if let Some(prisoner) = args.jail {
+        imprison(prisoner, &confinement, place, access, signals)?;
+    }
+    let Some(manner) = manner else { return Ok(()) };
+    match confinement.manner(manner).enter().map_err(|error| unconfined(&error))? {
+        Landlocked::Fully => {}
+        Landlocked::Partly => tracing::info!("this kernel's Landlock covers part of what is asked"),
+        Landlocked::Not => tracing::warn!(
+            "this kernel has no Landlock: what files the machine's process may open is bounded by its \
+             user's rights alone; `vmm doctor` says more"
+        ),
+    }
+    Ok(())
+}
+
+fn imprison(
+    prisoner: Prisoner,
+    confinement: &Confinement,
+    place: &Place,
+    access: &Access,
+    signals: &Blocked,
+) -> Result<(), CallError> {
+    let failed = |error: JailError| {
+        let code = match error {
+            JailError::NotRoot | JailError::Unusable { .. } => HResult::ERROR_ACCESS_DENIED,
+            JailError::Root => HResult::E_INVALIDARG,
+            _ => HResult::DISP_E_EXCEPTION,
+        };
+        CallError::new(code, format!("no jail: {}", chain(&error)))
+    };
+    jail::prepare(prisoner, place.directory(), &[place.control(), place.vsock()])
+        .map_err(failed)?;
+    if access.grants_anything() {
+        place.open_to_others().map_err(|source| {
+            let what = "let others reach the control socket";
+            failed(JailError::Step { what, source })
+        })?;
+    }
+    jail::fork(signals.signals(), || place.clear()).map_err(failed)?;
+    jail::enter(prisoner, confinement, place.directory()).map_err(failed)
+}
+
+fn unconfined(error: &ConfineError) -> CallError {
+    let text = format!(
+        "the machine's process cannot be confined: {}; `--sandbox off` runs it all the same",
+        chain(error)
+    );
+    CallError::new(HResult::VM_E_UNSUPPORTED_HARDWARE, text)
+}

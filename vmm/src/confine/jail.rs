@@ -1,0 +1,443 @@
+//! A jail: a machine's process as a user that is nobody else's, with a root directory in which there is
+//! only what the machine is made of.
+//!
+//! ```text
+//! the process that root started      waits, passes signals on, and cleans up
+//!   `-- the machine's process        number 1 of its own pid name space, in its own mount name space:
+//!        |                            nothing is mounted but
+//!        |-- /                        an empty tmpfs, read-only, with no program in it
+//!        |-- kernel, initrd, agent    the files, read-only
+//!        |-- disks, console file      the files, as they are to be used
+//!        |-- /dev/kvm, null, net/tun  nodes of its own, its user's alone
+//!        `-- /run/vmm/NAME            the machine's directory, read-only: what the guest dials
+//! ```
+//!
+//! Everything is at the path that it has outside, so a reboot finds it again. The sockets of the
+//! machine are made before, by root, in a directory where the jail's user cannot write; so is the lock.
+//! The process' capabilities are gone, also from the bounding set, and so are its groups.
+
+use super::Confinement;
+use super::files::Use;
+use crate::{kvm, tap};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, major, makedev, minor};
+use rustix::io::Errno;
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change,
+    mount_remount, unmount,
+};
+use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+/// Sockets that were bound before the jail was entered, at their paths.
+static BOUND: Mutex<Vec<(PathBuf, OwnedFd)>> = Mutex::new(Vec::new());
+/// The number of this process outside its jail.
+static OUTSIDE: OnceLock<u32> = OnceLock::new();
+
+/// Connections that may wait for a listener.
+const BACKLOG: i32 = 128;
+/// Bits of a mode by which a file can be read and written by its owner.
+const OWN: u32 = 0o600;
+
+/// Who the machine's process becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prisoner {
+    /// The user's number.
+    pub user: u32,
+    /// The group's number.
+    pub group: u32,
+}
+
+/// Why there is no jail.
+#[derive(Debug, thiserror::Error)]
+pub enum JailError {
+    /// Only root can make one.
+    #[error("only root can make a jail")]
+    NotRoot,
+    /// Root is nobody to be jailed as.
+    #[error("a jail is for a user and a group other than root's")]
+    Root,
+    /// The system refused a step.
+    #[error("cannot {what}")]
+    Step {
+        /// What was to be done.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file cannot be brought in.
+    #[error("cannot bring {} into the jail", path.display())]
+    Bring {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file is there, but the jail's user may not use it.
+    #[error(
+        "user {user} cannot {what} {}: `chown` or `chmod` lets it; the directories above do not matter",
+        path.display()
+    )]
+    Unusable {
+        /// The jail's user.
+        user: u32,
+        /// What it would have to be able to.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+fn step(what: &'static str) -> impl Fn(Errno) -> JailError {
+    move |error| JailError::Step { what, source: error.into() }
+}
+
+/// The number of this process as others see it.
+pub(crate) fn pid() -> u32 {
+    OUTSIDE.get().copied().unwrap_or_else(std::process::id)
+}
+
+/// Whether this process is in a jail.
+#[must_use]
+pub fn is_jailed() -> bool {
+    OUTSIDE.get().is_some()
+}
+
+/// A socket that listens at `path`: the one that was bound before the jail was entered, if one was.
+pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
+    let mut bound = BOUND.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(at) = bound.iter().position(|(of, _)| of == path) else {
+        drop(bound);
+        return UnixListener::bind(path);
+    };
+    let (_, socket) = bound.swap_remove(at);
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Binds a socket to `path`, for [`listen`]: until then whoever connects is refused.
+fn bind(path: &Path) -> Result<(), JailError> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
+    let failed = step("bind the machine's sockets");
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+        .map_err(&failed)?;
+    let address = SocketAddrUnix::new(path).map_err(&failed)?;
+    bind(&socket, &address).map_err(&failed)?;
+    BOUND.lock().unwrap_or_else(PoisonError::into_inner).push((path.to_owned(), socket));
+    Ok(())
+}
+
+/// Prepares the machine's `directory`, in which these `sockets` belong: the jail's group may pass
+/// through, to what the guest dials on the host.
+///
+/// # Errors
+/// The system refuses.
+pub fn prepare(prisoner: Prisoner, directory: &Path, sockets: &[PathBuf]) -> Result<(), JailError> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(JailError::NotRoot);
+    }
+    if prisoner.user == 0 || prisoner.group == 0 {
+        return Err(JailError::Root);
+    }
+    sockets.iter().try_for_each(|path| bind(path))?;
+    let failed = step("let the jail's group into the machine's directory");
+    rustix::fs::chown(directory, None, Some(Gid::from_raw(prisoner.group))).map_err(&failed)?;
+    rustix::fs::chmod(directory, Mode::RWXU | Mode::XGRP).map_err(&failed)
+}
+
+/// Enters the jail: what `confinement` names is in it, and the machine's `directory`. The process must
+/// have one thread, and must have been [forked](crate::confine::jail) into its pid name space.
+///
+/// # Errors
+/// The system refuses. The process has then lost part of what it had, and is to end.
+pub fn enter(
+    prisoner: Prisoner,
+    confinement: &Confinement,
+    directory: &Path,
+) -> Result<(), JailError> {
+    // `/proc` is still the one outside, whatever this process believes its number is.
+    let outside = fs::read_link("/proc/self").ok();
+    let outside = outside.and_then(|link| link.to_str()?.parse().ok());
+    crate::kit::agent::remember_program();
+    let here = std::env::current_dir().unwrap_or_else(|_| "/".into());
+    // SAFETY: there is no other thread, whose descriptors or directories would be another's then.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }
+        .map_err(step("have a mount name space of its own"))?;
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change("/", private).map_err(step("keep mounts to itself"))?;
+    let brought = open_all(confinement, directory, &here)?;
+    build(prisoner, directory, &brought, &here)?;
+    close(&here)?;
+    drop_rights(prisoner)?;
+    let _ = OUTSIDE.set(outside.unwrap_or_else(std::process::id));
+    check(prisoner, &brought)
+}
+
+/// Something that is to be in the jail.
+struct Brought {
+    path: PathBuf,
+    wanted: Use,
+    file: OwnedFd,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Folder,
+    File,
+    /// A character device, with its number.
+    Node(u64),
+}
+
+/// Opens everything where it is, without using it.
+fn open_all(
+    confinement: &Confinement,
+    directory: &Path,
+    here: &Path,
+) -> Result<Vec<Brought>, JailError> {
+    let mut brought: Vec<Brought> = Vec::new();
+    let cache = crate::boot::cache::directory_of_user();
+    let named = confinement.files.iter().filter(|(_, wanted)| *wanted != Use::Leave);
+    for (path, wanted) in named {
+        // What tells of the whole host stays outside, and a machine does without. Root's cache is
+        // not another user's.
+        if path.starts_with("/proc") || cache.as_deref() == Some(path) {
+            continue;
+        }
+        let path = here.join(path);
+        if brought.iter().any(|known| known.path == path) {
+            continue;
+        }
+        let failed = |source: io::Error| JailError::Bring { path: path.clone(), source };
+        let file = match rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(file) => file,
+            // Whoever opens it finds as much.
+            Err(Errno::NOENT | Errno::NOTDIR) => continue,
+            Err(error) => return Err(failed(error.into())),
+        };
+        let metadata = File::from(file.try_clone().map_err(failed)?).metadata().map_err(failed)?;
+        let kind = match metadata.file_type() {
+            kind if kind.is_dir() => Kind::Folder,
+            kind if kind.is_char_device() => Kind::Node(metadata.rdev()),
+            _ => Kind::File,
+        };
+        let of_driver =
+            [kvm::DEVICE, tap::DEVICE, "/dev/null"].iter().any(|one| path == Path::new(one));
+        let kind = match kind {
+            // Only of those that it is known to need does it get a node that is its own.
+            Kind::Node(_) if !of_driver => Kind::File,
+            kind => kind,
+        };
+        let wanted = if path == directory { Use::Read } else { *wanted };
+        brought.push(Brought { path, wanted, file, kind });
+    }
+    Ok(brought)
+}
+
+/// Builds the new root over the machine's directory, which is seen there no more, in this name space.
+fn build(
+    prisoner: Prisoner,
+    root: &Path,
+    brought: &[Brought],
+    here: &Path,
+) -> Result<(), JailError> {
+    let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
+    mount("vmm-jail", root, "tmpfs", flags, c"mode=0755,size=1m,nr_inodes=1k")
+        .map_err(step("mount the jail's root"))?;
+    let inside = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
+    let make = |path: &Path| DirBuilder::new().recursive(true).mode(0o755).create(path);
+    make(&inside(here)).map_err(|source| JailError::Bring { path: here.to_owned(), source })?;
+    for thing in brought {
+        let failed = |source: io::Error| JailError::Bring { path: thing.path.clone(), source };
+        let target = inside(&thing.path);
+        if let Some(above) = target.parent() {
+            make(above).map_err(failed)?;
+        }
+        match thing.kind {
+            Kind::Node(number) => {
+                let number = makedev(major(number), minor(number));
+                let mode = Mode::from_raw_mode(OWN);
+                rustix::fs::mknodat(CWD, &target, FileType::CharacterDevice, mode, number)
+                    .map_err(|error| failed(error.into()))?;
+                let (user, group) = (Uid::from_raw(prisoner.user), Gid::from_raw(prisoner.group));
+                rustix::fs::chown(&target, Some(user), Some(group))
+                    .map_err(|error| failed(error.into()))?;
+                continue;
+            }
+            Kind::Folder => make(&target).map_err(failed)?,
+            Kind::File => {
+                let mut options = OpenOptions::new();
+                options.write(true).create_new(true).mode(0o400).open(&target).map_err(failed)?;
+            }
+        }
+        let source = format!("/proc/self/fd/{}", thing.file.as_raw_fd());
+        mount_bind(source, &target).map_err(|error| failed(error.into()))?;
+        let mut flags = MountFlags::BIND | MountFlags::NOSUID | MountFlags::NOEXEC;
+        if thing.wanted == Use::Read {
+            flags |= MountFlags::RDONLY;
+        }
+        if thing.wanted != Use::Device {
+            flags |= MountFlags::NODEV;
+        }
+        mount_remount(&target, flags, c"").map_err(|error| failed(error.into()))?;
+    }
+    rustix::process::chdir(root).map_err(step("enter the jail"))
+}
+
+/// Makes the current directory the root, and lets go of the former one.
+fn close(here: &Path) -> Result<(), JailError> {
+    // The former root comes to lie over the new one, at the same place, and is taken off.
+    rustix::process::pivot_root(".", ".").map_err(step("make the jail its root"))?;
+    unmount(".", UnmountFlags::DETACH).map_err(step("let go of the host's files"))?;
+    let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NOEXEC;
+    mount_remount("/", flags, c"").map_err(step("make the jail's root read-only"))?;
+    rustix::process::chdir(here).map_err(step("enter the jail's directory"))
+}
+
+/// Becomes the prisoner, for good.
+fn drop_rights(prisoner: Prisoner) -> Result<(), JailError> {
+    let failed = |what| move || JailError::Step { what, source: io::Error::last_os_error() };
+    for number in 0..64 {
+        // SAFETY: it takes numbers, and takes a capability off the bounding set.
+        let dropped =
+            unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number as libc::c_ulong, 0, 0, 0) };
+        // The first number that the kernel does not know is past the last capability.
+        if dropped != 0 {
+            break;
+        }
+    }
+    rustix::thread::clear_ambient_capability_set().map_err(step("give up its capabilities"))?;
+    // SAFETY: no group is read.
+    if unsafe { libc::setgroups(0, std::ptr::null()) } != 0 {
+        return Err(failed("leave its groups")());
+    }
+    let (user, group) = (prisoner.user, prisoner.group);
+    // SAFETY: it takes numbers.
+    if unsafe { libc::setresgid(group, group, group) } != 0 {
+        return Err(failed("become the jail's group")());
+    }
+    // SAFETY: it takes numbers.
+    if unsafe { libc::setresuid(user, user, user) } != 0 {
+        return Err(failed("become the jail's user")());
+    }
+    let none = CapabilitySet::empty();
+    let none = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    rustix::thread::set_capabilities(None, none).map_err(step("give up its capabilities"))?;
+    // It is not to go on when nobody waits for it any more. Becoming somebody else undoes this.
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(step("end with its parent"))
+}
+
+/// Whether the prisoner can use what was brought in; the machine would say less clearly that it
+/// cannot.
+fn check(prisoner: Prisoner, brought: &[Brought]) -> Result<(), JailError> {
+    use rustix::fs::Access;
+    for thing in brought.iter().filter(|thing| thing.kind == Kind::File) {
+        let (access, what) = match thing.wanted {
+            Use::Read => (Access::READ_OK, "read"),
+            _ => (Access::READ_OK | Access::WRITE_OK, "read and write"),
+        };
+        rustix::fs::accessat(CWD, &thing.path, access, AtFlags::empty()).map_err(|error| {
+            let (user, path) = (prisoner.user, thing.path.clone());
+            JailError::Unusable { user, what, path, source: error.into() }
+        })?;
+    }
+    Ok(())
+}
+
+/// Forks: the child returns and is the first process of a pid name space; the parent never does. It
+/// passes on `signals`, which must be blocked, that somebody sends it, waits for the child's end, does
+/// `clean_up`, and ends as the child did.
+///
+/// # Errors
+/// The system refuses.
+pub fn fork(signals: &[libc::c_int], clean_up: impl FnOnce()) -> Result<(), JailError> {
+    // SAFETY: only processes that are forked from now on are elsewhere.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWPID) }
+        .map_err(step("have a pid name space of its own"))?;
+    let waited = block(signals);
+    // SAFETY: there is no other thread, so the child finds no lock held by one that it has not.
+    match unsafe { libc::fork() } {
+        -1 => Err(JailError::Step { what: "fork", source: io::Error::last_os_error() }),
+        0 => {
+            unblock_children();
+            Ok(())
+        }
+        child => {
+            let status = stand_by(child, &waited);
+            clean_up();
+            std::process::exit(status)
+        }
+    }
+}
+
+/// `signals` and that of a child's end, blocked.
+fn block(signals: &[libc::c_int]) -> libc::sigset_t {
+    let mut set = std::mem::MaybeUninit::uninit();
+    // SAFETY: sigemptyset initializes the set that it is given.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    // SAFETY: the set was initialized just before.
+    let mut set = unsafe { set.assume_init() };
+    for signal in signals.iter().chain([&libc::SIGCHLD]) {
+        // SAFETY: the set is initialized, and the signals are valid.
+        unsafe { libc::sigaddset(&raw mut set, *signal) };
+    }
+    // SAFETY: the set is initialized, and the former mask is not wanted.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
+    set
+}
+
+/// The child has none, and is to hear of none.
+fn unblock_children() {
+    let mut set = std::mem::MaybeUninit::uninit();
+    // SAFETY: sigemptyset initializes the set that it is given.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    // SAFETY: the set was initialized just before, and the signal is valid.
+    unsafe { libc::sigaddset(set.as_mut_ptr(), libc::SIGCHLD) };
+    // SAFETY: the set is initialized, and the former mask is not wanted.
+    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, set.as_ptr(), std::ptr::null_mut()) };
+}
+
+/// Waits for the end of `child`, and gives the exit code that says the same.
+fn stand_by(child: libc::pid_t, waited: &libc::sigset_t) -> i32 {
+    // Whoever reads what the child writes is to see the end of it when the child lets go.
+    if let Ok(nowhere) = OpenOptions::new().read(true).write(true).open("/dev/null") {
+        let _ = rustix::stdio::dup2_stdin(nowhere.as_fd());
+        let _ = rustix::stdio::dup2_stdout(nowhere.as_fd());
+    }
+    loop {
+        let mut status = 0;
+        // SAFETY: the status is written to `status`.
+        let ended = unsafe { libc::waitpid(child, &raw mut status, libc::WNOHANG) };
+        if ended == child {
+            return match libc::WIFEXITED(status) {
+                true => libc::WEXITSTATUS(status),
+                false => {
+                    let signal = libc::WTERMSIG(status);
+                    tracing::error!(signal, "the machine's process was killed");
+                    128 + signal
+                }
+            };
+        }
+        let mut told = std::mem::MaybeUninit::<libc::siginfo_t>::uninit();
+        // SAFETY: the set is initialized, and what is told is written to `told`.
+        let signal = unsafe { libc::sigwaitinfo(waited, told.as_mut_ptr()) };
+        if signal < 0 || signal == libc::SIGCHLD {
+            continue;
+        }
+        // SAFETY: the call succeeded, so it has written `told`.
+        let told = unsafe { told.assume_init() };
+        // What comes from a terminal, the child gets as well.
+        if told.si_code <= 0 {
+            // SAFETY: it takes numbers, and the child has not been waited for.
+            unsafe { libc::kill(child, signal) };
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! Confinement: a machine's process gives up what it does not need before its guest runs.
+//!
+//! A guest that has found a flaw in a device runs code in this process. What it then can do is what
+//! the process can do, so that is made little, in this order:
+//!
+//! 1. Limits: descriptors, memory, no core files.
+//! 2. `no_new_privs`: no program that is run could gain rights.
+//! 3. Landlock: of all files, what the machine is made of, and nothing else; no TCP; signals and
+//!    abstract sockets only among its own threads.
+//! 4. seccomp: of all system calls those that the program makes, for each of its
+//!    [kinds of threads](Role) those of that kind. Every other call kills the process.
+//!
+//! A thread inherits its starter's filter and narrows it for itself: so the process has one from
+//! before its first thread, that lets through what any of them needs.
+//!
+//! The library does none of this unasked. A host tool that keeps a machine in its own process says so:
+//!
+//! ```no_run
+//! use vmm::confine::{Confinement, Role, narrow};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let config = vmm::MachineConfig::new("web", "/boot/vmlinuz");
+//! // Before any thread: what is done here holds for those that are started afterwards.
+//! Confinement::new().machine(&config).read("/etc/my-tool.conf").enter()?;
+//! let vm = vmm::Vm::start(config, None)?;
+//! // From here on this thread waits for the machine's end, and nothing else.
+//! narrow(Role::Main);
+//! println!("{:?}", vm.wait());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! What a tool does besides must be within the [table](table): there is no way back.
+
+mod files;
+mod filter;
+pub mod jail;
+mod limits;
+mod offer;
+mod role;
+mod table;
+
+pub use filter::table;
+pub use offer::{Offer, offer};
+pub use role::{Role, Roles};
+
+use crate::boot;
+use crate::config::{Console, MachineConfig};
+use crate::kit::agent;
+use crate::{kvm, tap};
+use files::Use;
+use filter::Filters;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// The filters of this process, once it is confined.
+static FILTERS: OnceLock<Filters> = OnceLock::new();
+
+/// What happens to a thread that makes a call which is not allowed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Manner {
+    /// The process is killed.
+    #[default]
+    Kill,
+    /// The kernel's audit log has it, and the call is made: for finding out what is missing.
+    Log,
+}
+
+/// How much of it Landlock enforces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Landlocked {
+    /// All.
+    Fully,
+    /// What this kernel, which is older, knows of it.
+    Partly,
+    /// Nothing: this kernel has none.
+    Not,
+}
+
+/// Why a process could not be confined. What had been done before stays.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfineError {
+    /// It has threads that would stay outside.
+    #[error("it has {0} threads already, and only those that are started afterwards are confined")]
+    Threads(usize),
+    /// It is confined already.
+    #[error("it is confined already")]
+    Twice,
+    /// A limit cannot be set.
+    #[error("a limit cannot be set")]
+    Limit(#[source] io::Error),
+    /// It cannot renounce new privileges.
+    #[error("it cannot renounce new privileges")]
+    NoNewPrivs(#[source] io::Error),
+    /// Landlock is there, and refused.
+    #[error("Landlock refused")]
+    Landlock(#[source] landlock::RulesetError),
+    /// A filter cannot be made; a defect of the monitor.
+    #[error("a seccomp filter cannot be made")]
+    Filter(#[source] seccompiler::BackendError),
+    /// The kernel takes no filter.
+    #[error("the kernel takes no seccomp filter")]
+    Install(#[source] seccompiler::Error),
+}
+
+/// What a process will still need.
+#[derive(Clone, Debug)]
+pub struct Confinement {
+    manner: Manner,
+    ram: u64,
+    files: Vec<(PathBuf, Use)>,
+}
+
+impl Default for Confinement {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Confinement {
+    /// No machine, and no file but `/dev/null` and what tells how much memory the host has.
+    #[must_use]
+    pub fn new() -> Self {
+        let files = [("/dev/null", Use::Write), ("/proc/meminfo", Use::Read)];
+        Self {
+            manner: Manner::Kill,
+            ram: 0,
+            files: files.into_iter().map(|(path, wanted)| (path.into(), wanted)).collect(),
+        }
+    }
+
+    /// What becomes of a thread that does something else.
+    #[must_use]
+    pub fn manner(mut self, manner: Manner) -> Self {
+        self.manner = manner;
+        self
+    }
+
+    /// The machine that `config` describes, also for its reboots. Its kernel is unpacked here, where
+    /// the cache can still be written, and the file of its console made.
+    #[must_use]
+    pub fn machine(mut self, config: &MachineConfig) -> Self {
+        boot::keep(config);
+        self.ram = self.ram.saturating_add(config.memory);
+        self.add(kvm::DEVICE, Use::Device);
+        self.add(&config.kernel, Use::Read);
+        for path in config.initrd.iter().cloned().chain(boot::cache::directory_of_user()) {
+            self.add(path, Use::Read);
+        }
+        for path in agent::places_of(&config.integration) {
+            self.add(path, Use::Read);
+        }
+        for disk in &config.disks {
+            let wanted = match disk.readonly {
+                // A device is asked how large it is.
+                _ if is_device(&disk.path) => Use::Device,
+                true => Use::Read,
+                false => Use::Write,
+            };
+            self.add(&disk.path, wanted);
+        }
+        if !config.nets.is_empty() {
+            self.add(tap::DEVICE, Use::Device);
+        }
+        if let Console::File(path) = &config.console {
+            // One that cannot be made is told of when the machine starts.
+            let _ = make(path);
+            self.add(path, Use::Write);
+        }
+        self
+    }
+
+    /// The directory `path` for the machine's sockets, which is taken away at the end.
+    #[must_use]
+    pub fn place(mut self, path: &Path) -> Self {
+        self.add(path, Use::Sockets);
+        if let Some(above) = path.parent() {
+            self.add(above, Use::Leave);
+        }
+        self
+    }
+
+    /// Another file to read, or directory with such files.
+    #[must_use]
+    pub fn read(mut self, path: impl Into<PathBuf>) -> Self {
+        self.add(path, Use::Read);
+        self
+    }
+
+    /// Another file to read and write, or directory with such files.
+    #[must_use]
+    pub fn write(mut self, path: impl Into<PathBuf>) -> Self {
+        self.add(path, Use::Write);
+        self
+    }
+
+    fn add(&mut self, path: impl Into<PathBuf>, wanted: Use) {
+        self.files.push((path.into(), wanted));
+    }
+
+    /// Confines this process from here on, and says how much of it Landlock enforces.
+    ///
+    /// It forgets `RUST_BACKTRACE`: to trace a panic back, its thread would have to open this program.
+    ///
+    /// # Errors
+    /// The process has more than one thread, or the kernel refuses. Then it is not to go on as if it
+    /// were confined.
+    pub fn enter(self) -> Result<Landlocked, ConfineError> {
+        let threads = fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
+        if threads > 1 {
+            return Err(ConfineError::Threads(threads));
+        }
+        let filters = Filters::new(self.manner)?;
+        for variable in ["RUST_BACKTRACE", "RUST_LIB_BACKTRACE"] {
+            // SAFETY: there is no other thread that could read or write the environment.
+            unsafe { std::env::remove_var(variable) };
+        }
+        limits::set(self.ram)?;
+        rustix::thread::set_no_new_privs(true)
+            .map_err(|error| ConfineError::NoNewPrivs(error.into()))?;
+        let landlocked = files::restrict(&self.files)?;
+        FILTERS.set(filters).map_err(|_| ConfineError::Twice)?;
+        if let Some(filters) = FILTERS.get() {
+            filters.refuse()?;
+            filters.narrow(Role::Start)?;
+        }
+        Ok(landlocked)
+    }
+}
+
+/// Narrows the calling thread to `role`, if its process is confined. Each thread of the library does
+/// that itself; a host tool does it where it has nothing more to do than `role` has.
+///
+/// A thread that cannot be narrowed does not go on: the process is aborted.
+pub fn narrow(role: Role) {
+    if let Some(filters) = FILTERS.get()
+        && let Err(error) = filters.narrow(role)
+    {
+        let error = crate::error::chain(&error);
+        tracing::error!(role = role.name(), error, "a thread cannot be confined");
+        std::process::abort();
+    }
+}
+
+fn is_device(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_block_device())
+}
+
+/// Makes the file `path`, unless it is there.
+fn make(path: &Path) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+    options.open(path).map(drop)
+}
