@@ -151,7 +151,7 @@ fn a_jail_is_for_a_user_and_made_by_root_alone() {
     let kernel = world.kernel(SPIN);
     for user in ["0", "0:7", "7:0"] {
         let (exit, code, text) = world.refused(&["--kernel", &kernel, "--jail", user]);
-        assert_eq!((exit, code.as_str()), (Some(1), "0x80070057"), "{text}");
+        assert_eq!((exit, code.as_str()), (Some(2), "0x80070057"), "{text}");
     }
     let bad = world.vmm(&["run", "--kernel", &kernel, "--jail", "nobody"]);
     assert!(bad.code == Some(2) && bad.stderr.contains("nobody"), "{bad:?}");

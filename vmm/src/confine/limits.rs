@@ -10,6 +10,11 @@ const DESCRIPTORS: u64 = 4_096;
 /// stacks, clients, connections.
 const BESIDE_RAM: u64 = 2 << 30;
 
+/// Heaps of the C library, each of which several threads may share. Were there no such bound, a thread
+/// that wants another one would look in files how many processors there are.
+#[cfg(target_env = "gnu")]
+const HEAPS: libc::c_int = 8;
+
 /// Bounds this process, whose machines have `ram` bytes. What is bounded more narrowly stays so.
 pub(super) fn set(ram: u64) -> Result<(), ConfineError> {
     for (resource, most) in [
@@ -22,5 +27,10 @@ pub(super) fn set(ram: u64) -> Result<(), ConfineError> {
         let limit = Rlimit { current: Some(maximum), maximum: Some(maximum) };
         setrlimit(resource, limit).map_err(|error| ConfineError::Limit(error.into()))?;
     }
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes numbers; a bound that it does not take would be none.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, HEAPS)
+    };
     Ok(())
 }

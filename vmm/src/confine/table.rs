@@ -240,6 +240,12 @@ pub(super) const TABLE: &[Row] = &[
         ALL,
         "a fault of the monitor or an abort ends it as it does without a filter",
     ),
+    row(
+        calls!(rt_sigaction),
+        Is(0, &[("SIGSETXID", 33)]),
+        Roles::START,
+        "the C library, with the first thread, for a signal of its own",
+    ),
     row(calls!(rt_sigreturn), Always, ALL, "the end of the standard library's handler of faults"),
     row(calls!(sigaltstack), Always, ALL, "that handler's stack, put away when a thread ends"),
     row(calls!(exit), Always, ALL, "a thread ends"),

@@ -8,7 +8,6 @@
 use crate::control::wire::Request;
 use crate::error::CallError;
 use protocol::HResult;
-use rustix::net::sockopt::socket_peercred;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -43,11 +42,29 @@ impl Peer {
     /// # Errors
     /// The kernel does not say.
     pub fn of(stream: &impl AsFd) -> io::Result<Self> {
-        let credentials = socket_peercred(stream)?;
+        let credentials = credentials(stream)?;
         let mut groups = supplementary_groups(stream)?;
-        groups.push(credentials.gid.as_raw());
-        Ok(Self { user: credentials.uid.as_raw(), groups })
+        groups.push(credentials.gid);
+        Ok(Self { user: credentials.uid, groups })
     }
+}
+
+/// User and group of the process at the other end (`SO_PEERCRED`). Its number is 0 if it is outside
+/// this process's pid name space, as for one in a jail everybody is.
+fn credentials(stream: &impl AsFd) -> io::Result<libc::ucred> {
+    let mut credentials = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+    let mut bytes = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `bytes` bytes, which `credentials` has.
+    let result = unsafe {
+        libc::getsockopt(
+            stream.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut credentials).cast(),
+            &raw mut bytes,
+        )
+    };
+    if result == 0 { Ok(credentials) } else { Err(io::Error::last_os_error()) }
 }
 
 /// The supplementary groups of the process at the other end (`SO_PEERGROUPS`).
