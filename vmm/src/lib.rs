@@ -24,7 +24,8 @@
 //! ```
 //!
 //! Dropping the [`Vm`] turns the machine off. The library never prints, exits the process or
-//! installs signal handlers; it tells what it does through `tracing`.
+//! installs signal handlers; it tells what it does through `tracing`. It confines the process that it
+//! runs in only when told to: see [`confine`].
 //!
 //! A [`Vm`] is known to the process that made it. Machines that have a definition, and can be found
 //! and controlled by other processes and users, are those of a [`VirtualPc`]:

@@ -21,8 +21,10 @@ pub(super) enum Use {
     Read,
     /// A file that is written, too.
     Write,
-    /// A device, whose driver is asked for things.
+    /// A device that is written, too, and whose driver is asked for things.
     Device,
+    /// A device that is read, and whose driver is asked for things.
+    ReadDevice,
     /// A directory for sockets of this process, where it also takes files away.
     Sockets,
     /// A directory out of which an empty directory is taken.
@@ -41,6 +43,7 @@ impl Use {
             Self::Read => read,
             Self::Write => write,
             Self::Device => write | AccessFs::IoctlDev,
+            Self::ReadDevice => read | AccessFs::IoctlDev,
             Self::Sockets => AccessFs::MakeSock | AccessFs::RemoveFile,
             Self::Leave => AccessFs::RemoveDir.into(),
         }
@@ -62,10 +65,9 @@ pub(super) fn restrict(files: &[(PathBuf, Use)]) -> Result<Landlocked, ConfineEr
         }
     }
     // A terminal is opened once more, not to block; a pipe can be in any case.
-    for terminal in [open(io::stdin()), open(io::stdout()), open(io::stderr())] {
-        if let Some(terminal) = terminal {
-            ruleset = add(ruleset, terminal, Use::Device.rights(false))?;
-        }
+    let streams = [open(io::stdin()), open(io::stdout()), open(io::stderr())];
+    for terminal in streams.into_iter().flatten() {
+        ruleset = add(ruleset, terminal, Use::Device.rights(false))?;
     }
     let status = ruleset.restrict_self().map_err(ConfineError::Landlock)?;
     Ok(match status.ruleset {

@@ -1,7 +1,8 @@
 //! From the table to what the kernel runs at each system call of a thread.
 
+use super::calls::Value;
 use super::role::{Role, Roles};
-use super::table::{Row, TABLE, Value, When};
+use super::table::{Row, TABLE, When};
 use super::{ConfineError, Manner};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
@@ -111,7 +112,7 @@ fn conditions(call: &str, when: When) -> Result<Option<Vec<SeccompRule>>, Confin
                 let number = if *signal == "SIGRTMIN" { SIGRTMIN() } else { libc::SIGABRT };
                 let number = u64::from(number.unsigned_abs());
                 // tkill(2) names a thread and a signal, tgkill(2) a process before them.
-                if call == "tkill" {
+                if call == "SYS_tkill" {
                     return rule(vec![one(1, SeccompCmpOp::Eq, number)?]);
                 }
                 let process = u64::from(std::process::id());
@@ -141,7 +142,8 @@ fn refused() -> Result<BpfProgram, ConfineError> {
 pub fn table() -> String {
     let mut text = "| calls | when | threads | why |\n|---|---|---|---|\n".to_owned();
     for row in TABLE {
-        let names: Vec<&str> = row.calls.iter().map(|(name, _)| *name).collect();
+        let names: Vec<&str> =
+            row.calls.iter().map(|(name, _)| name.trim_start_matches("SYS_")).collect();
         // Writing to a string does not fail.
         let _ = writeln!(
             text,

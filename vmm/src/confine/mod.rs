@@ -30,8 +30,9 @@
 //! # }
 //! ```
 //!
-//! What a tool does besides must be within the [table](table): there is no way back.
+//! What a tool does besides must be within the [`table`]: there is no way back.
 
+mod calls;
 mod files;
 mod filter;
 pub mod jail;
@@ -154,11 +155,12 @@ impl Confinement {
             self.add(path, Use::Read);
         }
         for disk in &config.disks {
-            let wanted = match disk.readonly {
-                // A device is asked how large it is.
-                _ if is_device(&disk.path) => Use::Device,
-                true => Use::Read,
-                false => Use::Write,
+            // A device is asked how large it is.
+            let wanted = match (is_device(&disk.path), disk.readonly) {
+                (false, true) => Use::Read,
+                (false, false) => Use::Write,
+                (true, true) => Use::ReadDevice,
+                (true, false) => Use::Device,
             };
             self.add(&disk.path, wanted);
         }
@@ -209,6 +211,9 @@ impl Confinement {
     /// The process has more than one thread, or the kernel refuses. Then it is not to go on as if it
     /// were confined.
     pub fn enter(self) -> Result<Landlocked, ConfineError> {
+        if FILTERS.get().is_some() {
+            return Err(ConfineError::Twice);
+        }
         let threads = fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
         if threads > 1 {
             return Err(ConfineError::Threads(threads));

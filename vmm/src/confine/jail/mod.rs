@@ -16,6 +16,12 @@
 //! machine are made before, by root, in a directory where the jail's user cannot write; so is the lock.
 //! The process' capabilities are gone, also from the bounding set, and so are its groups.
 
+mod outside;
+mod sockets;
+
+pub use outside::fork;
+pub(crate) use sockets::listen;
+
 use super::Confinement;
 use super::files::Use;
 use crate::{kvm, tap};
@@ -29,19 +35,14 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
-/// Sockets that were bound before the jail was entered, at their paths.
-static BOUND: Mutex<Vec<(PathBuf, OwnedFd)>> = Mutex::new(Vec::new());
 /// The number of this process outside its jail.
 static OUTSIDE: OnceLock<u32> = OnceLock::new();
 
-/// Connections that may wait for a listener.
-const BACKLOG: i32 = 128;
 /// Bits of a mode by which a file can be read and written by its owner.
 const OWN: u32 = 0o600;
 
@@ -111,50 +112,26 @@ pub fn is_jailed() -> bool {
     OUTSIDE.get().is_some()
 }
 
-/// A socket that listens at `path`: the one that was bound before the jail was entered, if one was.
-pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
-    let mut bound = BOUND.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(at) = bound.iter().position(|(of, _)| of == path) else {
-        drop(bound);
-        return UnixListener::bind(path);
-    };
-    let (_, socket) = bound.swap_remove(at);
-    rustix::net::listen(&socket, BACKLOG)?;
-    Ok(socket.into())
-}
-
-/// Binds a socket to `path`, for [`listen`]: until then whoever connects is refused.
-fn bind(path: &Path) -> Result<(), JailError> {
-    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
-    let failed = step("bind the machine's sockets");
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-        .map_err(&failed)?;
-    let address = SocketAddrUnix::new(path).map_err(&failed)?;
-    bind(&socket, &address).map_err(&failed)?;
-    BOUND.lock().unwrap_or_else(PoisonError::into_inner).push((path.to_owned(), socket));
-    Ok(())
-}
-
-/// Prepares the machine's `directory`, in which these `sockets` belong: the jail's group may pass
+/// Binds the machine's sockets to `paths`, and prepares its `directory`, in which they are: the jail's group may pass
 /// through, to what the guest dials on the host.
 ///
 /// # Errors
 /// The system refuses.
-pub fn prepare(prisoner: Prisoner, directory: &Path, sockets: &[PathBuf]) -> Result<(), JailError> {
+pub fn prepare(prisoner: Prisoner, directory: &Path, paths: &[PathBuf]) -> Result<(), JailError> {
     if !rustix::process::geteuid().is_root() {
         return Err(JailError::NotRoot);
     }
     if prisoner.user == 0 || prisoner.group == 0 {
         return Err(JailError::Root);
     }
-    sockets.iter().try_for_each(|path| bind(path))?;
+    paths.iter().try_for_each(|path| sockets::bind(path))?;
     let failed = step("let the jail's group into the machine's directory");
     rustix::fs::chown(directory, None, Some(Gid::from_raw(prisoner.group))).map_err(&failed)?;
     rustix::fs::chmod(directory, Mode::RWXU | Mode::XGRP).map_err(&failed)
 }
 
 /// Enters the jail: what `confinement` names is in it, and the machine's `directory`. The process must
-/// have one thread, and must have been [forked](crate::confine::jail) into its pid name space.
+/// have one thread, and must have been [forked](fork) into its pid name space.
 ///
 /// # Errors
 /// The system refuses. The process has then lost part of what it had, and is to end.
@@ -187,6 +164,12 @@ struct Brought {
     wanted: Use,
     file: OwnedFd,
     kind: Kind,
+}
+
+impl Brought {
+    fn is_only_read(&self) -> bool {
+        matches!(self.wanted, Use::Read | Use::ReadDevice)
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -281,10 +264,10 @@ fn build(
         let source = format!("/proc/self/fd/{}", thing.file.as_raw_fd());
         mount_bind(source, &target).map_err(|error| failed(error.into()))?;
         let mut flags = MountFlags::BIND | MountFlags::NOSUID | MountFlags::NOEXEC;
-        if thing.wanted == Use::Read {
+        if thing.is_only_read() {
             flags |= MountFlags::RDONLY;
         }
-        if thing.wanted != Use::Device {
+        if !matches!(thing.wanted, Use::Device | Use::ReadDevice) {
             flags |= MountFlags::NODEV;
         }
         mount_remount(&target, flags, c"").map_err(|error| failed(error.into()))?;
@@ -340,9 +323,9 @@ fn drop_rights(prisoner: Prisoner) -> Result<(), JailError> {
 fn check(prisoner: Prisoner, brought: &[Brought]) -> Result<(), JailError> {
     use rustix::fs::Access;
     for thing in brought.iter().filter(|thing| thing.kind == Kind::File) {
-        let (access, what) = match thing.wanted {
-            Use::Read => (Access::READ_OK, "read"),
-            _ => (Access::READ_OK | Access::WRITE_OK, "read and write"),
+        let (access, what) = match thing.is_only_read() {
+            true => (Access::READ_OK, "read"),
+            false => (Access::READ_OK | Access::WRITE_OK, "read and write"),
         };
         rustix::fs::accessat(CWD, &thing.path, access, AtFlags::empty()).map_err(|error| {
             let (user, path) = (prisoner.user, thing.path.clone());
@@ -350,94 +333,4 @@ fn check(prisoner: Prisoner, brought: &[Brought]) -> Result<(), JailError> {
         })?;
     }
     Ok(())
-}
-
-/// Forks: the child returns and is the first process of a pid name space; the parent never does. It
-/// passes on `signals`, which must be blocked, that somebody sends it, waits for the child's end, does
-/// `clean_up`, and ends as the child did.
-///
-/// # Errors
-/// The system refuses.
-pub fn fork(signals: &[libc::c_int], clean_up: impl FnOnce()) -> Result<(), JailError> {
-    // SAFETY: only processes that are forked from now on are elsewhere.
-    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWPID) }
-        .map_err(step("have a pid name space of its own"))?;
-    let waited = block(signals);
-    // SAFETY: there is no other thread, so the child finds no lock held by one that it has not.
-    match unsafe { libc::fork() } {
-        -1 => Err(JailError::Step { what: "fork", source: io::Error::last_os_error() }),
-        0 => {
-            unblock_children();
-            Ok(())
-        }
-        child => {
-            let status = stand_by(child, &waited);
-            clean_up();
-            std::process::exit(status)
-        }
-    }
-}
-
-/// `signals` and that of a child's end, blocked.
-fn block(signals: &[libc::c_int]) -> libc::sigset_t {
-    let mut set = std::mem::MaybeUninit::uninit();
-    // SAFETY: sigemptyset initializes the set that it is given.
-    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
-    // SAFETY: the set was initialized just before.
-    let mut set = unsafe { set.assume_init() };
-    for signal in signals.iter().chain([&libc::SIGCHLD]) {
-        // SAFETY: the set is initialized, and the signals are valid.
-        unsafe { libc::sigaddset(&raw mut set, *signal) };
-    }
-    // SAFETY: the set is initialized, and the former mask is not wanted.
-    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
-    set
-}
-
-/// The child has none, and is to hear of none.
-fn unblock_children() {
-    let mut set = std::mem::MaybeUninit::uninit();
-    // SAFETY: sigemptyset initializes the set that it is given.
-    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
-    // SAFETY: the set was initialized just before, and the signal is valid.
-    unsafe { libc::sigaddset(set.as_mut_ptr(), libc::SIGCHLD) };
-    // SAFETY: the set is initialized, and the former mask is not wanted.
-    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, set.as_ptr(), std::ptr::null_mut()) };
-}
-
-/// Waits for the end of `child`, and gives the exit code that says the same.
-fn stand_by(child: libc::pid_t, waited: &libc::sigset_t) -> i32 {
-    // Whoever reads what the child writes is to see the end of it when the child lets go.
-    if let Ok(nowhere) = OpenOptions::new().read(true).write(true).open("/dev/null") {
-        let _ = rustix::stdio::dup2_stdin(nowhere.as_fd());
-        let _ = rustix::stdio::dup2_stdout(nowhere.as_fd());
-    }
-    loop {
-        let mut status = 0;
-        // SAFETY: the status is written to `status`.
-        let ended = unsafe { libc::waitpid(child, &raw mut status, libc::WNOHANG) };
-        if ended == child {
-            return match libc::WIFEXITED(status) {
-                true => libc::WEXITSTATUS(status),
-                false => {
-                    let signal = libc::WTERMSIG(status);
-                    tracing::error!(signal, "the machine's process was killed");
-                    128 + signal
-                }
-            };
-        }
-        let mut told = std::mem::MaybeUninit::<libc::siginfo_t>::uninit();
-        // SAFETY: the set is initialized, and what is told is written to `told`.
-        let signal = unsafe { libc::sigwaitinfo(waited, told.as_mut_ptr()) };
-        if signal < 0 || signal == libc::SIGCHLD {
-            continue;
-        }
-        // SAFETY: the call succeeded, so it has written `told`.
-        let told = unsafe { told.assume_init() };
-        // What comes from a terminal, the child gets as well.
-        if told.si_code <= 0 {
-            // SAFETY: it takes numbers, and the child has not been waited for.
-            unsafe { libc::kill(child, signal) };
-        }
-    }
 }
