@@ -117,22 +117,21 @@ fn act(deed: Deed) {
         unsafe { libc::syscall(number, one, two, three, 0, 0, 0) };
     };
     let number = |value: i32| u64::from(value.unsigned_abs());
+    let stream = number(libc::SOCK_STREAM);
     match deed {
         Deed::Nothing => println!("here"),
         Deed::Execute => raw(libc::SYS_execve, 0, 0, 0),
         // SIGCHLD, as fork(3) has it, and nothing that makes it a thread.
         Deed::Fork => raw(libc::SYS_clone, number(libc::SIGCHLD), 0, 0),
         Deed::Trace => raw(libc::SYS_ptrace, u64::MAX, 0, 0),
-        Deed::Internet => {
-            raw(libc::SYS_socket, number(libc::AF_INET), number(libc::SOCK_STREAM), 0)
-        }
+        Deed::Internet => raw(libc::SYS_socket, number(libc::AF_INET), stream, 0),
         Deed::ExecutableMemory => raw(libc::SYS_mmap, 0, 4096, number(libc::PROT_EXEC)),
         Deed::ExecutableStack => raw(libc::SYS_mprotect, 0, 4096, number(libc::PROT_EXEC)),
         Deed::KillAnother => raw(libc::SYS_tgkill, 1, 1, number(libc::SIGABRT)),
         // TIOCSTI types for others on a terminal.
         Deed::OtherIoctl => raw(libc::SYS_ioctl, 0, libc::TIOCSTI, 0),
         Deed::Open => raw(libc::SYS_openat, u64::MAX, 0, 0),
-        Deed::Socket => raw(libc::SYS_socket, number(libc::AF_UNIX), number(libc::SOCK_STREAM), 0),
+        Deed::Socket => raw(libc::SYS_socket, number(libc::AF_UNIX), stream, 0),
         Deed::Connect => raw(libc::SYS_connect, u64::MAX, 0, 0),
         Deed::Listen => raw(libc::SYS_listen, u64::MAX, 0, 0),
         Deed::Thread => drop(thread::Builder::new().spawn(|| ())),
