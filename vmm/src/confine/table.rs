@@ -70,9 +70,10 @@ pub(super) const TABLE: &[Row] = &[
     row(calls!(SYS_close), Always, ALL, "what is not used any more"),
     row(
         calls!(SYS_fcntl),
-        Is(1, values!(F_GETFD)),
+        Is(1, values!(F_GETFD F_SETFD)),
         ALL,
-        "the standard library looks whether what it closes was open, in builds with assertions",
+        "the standard library looks whether what it closes was open, in builds with assertions; musl \
+         says once more that a new descriptor is to be closed by exec",
     ),
     row(
         calls!(SYS_mmap SYS_mprotect),
