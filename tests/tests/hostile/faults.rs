@@ -1,6 +1,7 @@
 //! Case 42: a host that has no room, no descriptors, no memory at every step, and signals without end.
 //!
-//! The faults are made by `strace`, which lets the N-th call of a kind fail that a thread makes; the
+//! The machines are in no sandbox: a call that is made to fail has the number -1, which no filter lets
+//! through. The faults are made by `strace`, which lets the N-th call of a kind fail that a thread makes; the
 //! calls of each path are counted first. Whatever fails, the outcome is a documented one, and what is
 //! on the disk is whole. With `VMM_FAULTS=all` each call fails in every way that it has.
 
@@ -333,7 +334,18 @@ fn case_42_a_start_that_cannot_be_made_is_explained_and_leaves_nothing_whatever_
     }
     let start = |world: &World, fault: Option<&Fault>| {
         let kernel = world.kernel(POWER_OFF);
-        let run = ["run", "web", "--memory", "32M", "--console", "none", "--kernel", &kernel];
+        let run = [
+            "run",
+            "web",
+            "--memory",
+            "32M",
+            "--sandbox",
+            "off",
+            "--console",
+            "none",
+            "--kernel",
+            &kernel,
+        ];
         self::run(world, &run, fault)
     };
     let world = World::new();
@@ -351,7 +363,7 @@ fn case_42_a_start_that_cannot_be_made_is_explained_and_leaves_nothing_whatever_
 fn log_off(fault: Option<&Fault>) -> String {
     let world = World::new();
     let kernel = world.file("relay", &elf(relay::code()));
-    let machine = world.start(&["--kernel", &kernel]);
+    let machine = world.start(&["--sandbox", "off", "--kernel", &kernel]);
     let everybody = Manner::Ends(TaskResult::Success, HResult::S_OK);
     agent::connect(&world.runtime().join("web/vsock.sock"), everybody);
     eventually("there is no agent", || world.listed("Web")["agent"]["connected"] == true);
@@ -421,7 +433,18 @@ fn case_42_signals_without_end_end_a_machine_that_starts_or_runs_and_the_next_on
     let kernel = world.kernel(SPIN);
     for wait in [0, 1, 2, 5, 10, 20, 40, 80, 150] {
         let mut command = world.command(VMM);
-        command.args(["run", "web", "--memory", "32M", "--console", "none", "--kernel", &kernel]);
+        command.args([
+            "run",
+            "web",
+            "--memory",
+            "32M",
+            "--sandbox",
+            "off",
+            "--console",
+            "none",
+            "--kernel",
+            &kernel,
+        ]);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut machine = Machine { child: command.spawn().unwrap() };
         thread::sleep(Duration::from_millis(wait));
@@ -455,7 +478,19 @@ fn case_42_a_machine_that_is_refused_memory_or_descriptors_says_so() {
     for limit in ["-n 8", "-n 12", "-n 16", "-n 20", "-v 60000", "-v 100000", "-v 200000"] {
         let mut command = world.command("sh");
         let script = format!("ulimit {limit} && exec \"$0\" \"$@\"");
-        command.args(["-c", &script, VMM, "run", "web", "--console", "none", "--memory", "1G"]);
+        command.args([
+            "-c",
+            &script,
+            VMM,
+            "run",
+            "web",
+            "--sandbox",
+            "off",
+            "--console",
+            "none",
+            "--memory",
+            "1G",
+        ]);
         let answer = crate::world::answer(command.args(["--format", "json", "--kernel", &kernel]));
         let (exit, code, said) = answer.refusal();
         assert_eq!(exit, Some(1), "{limit}: {code} {said}");
