@@ -403,7 +403,8 @@ fn log_off(fault: Option<&Fault>) -> String {
     }
     tracer.wait("the tracer");
     drop(runtime.claim("web").unwrap_or_else(|error| panic!("{fault:?}: {error}")));
-    fs::read_to_string(world.folder.path().join("trace")).unwrap()
+    // Data that it shows is no text where it is cut off.
+    String::from_utf8_lossy(&fs::read(world.folder.path().join("trace")).unwrap()).into_owned()
 }
 
 /// Waits until the tracer has all threads.

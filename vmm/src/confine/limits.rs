@@ -10,10 +10,10 @@ const DESCRIPTORS: u64 = 4_096;
 /// stacks, clients, connections.
 const BESIDE_RAM: u64 = 2 << 30;
 
-/// Heaps of the C library, each of which several threads may share. Were there no such bound, a thread
-/// that wants another one would look in files how many processors there are.
+/// Heaps of the C library: one, that all threads share. For another one it would look in files how many
+/// processors there are, and, when that shrinks, how the host overcommits its memory.
 #[cfg(target_env = "gnu")]
-const HEAPS: libc::c_int = 8;
+const HEAPS: libc::c_int = 1;
 
 /// Bounds this process, whose machines have `ram` bytes. What is bounded more narrowly stays so.
 pub(super) fn set(ram: u64) -> Result<(), ConfineError> {
