@@ -1,13 +1,14 @@
 //! Cases 39 to 41 and 43: clients of the control socket, and what is where it should be.
 
-use crate::world::{Machine, World, eventually};
+use crate::VMM;
+use crate::world::{Machine, World, answer, eventually};
 use protocol::HResult;
 use protocol::frame::{self, MAX_FRAME};
 use rustix::fs::{CWD, FileType, Mode};
 use rustix::process::{Signal, Uid};
 use rustix::thread::set_thread_res_uid;
 use std::fs::{self, Permissions};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -368,4 +369,32 @@ fn case_43_to_another_user_who_gets_at_the_socket_no_verb_tells_or_does_anything
     answers(&world);
     assert_eq!(world.listed("Web")["state"], "Running");
     drop(machine);
+}
+
+/// The vsock socket leads to every port of the guest, and nobody is asked there who he is.
+#[test]
+fn case_43_who_may_reach_the_control_socket_does_not_reach_the_guests_ports_whatever_the_umask() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("NOT TESTED: only root can connect as another user");
+        return;
+    }
+    let world = World::new();
+    let kernel = world.kernel(SPIN);
+    let stranger = NOBODY.to_string();
+    let created = ["create", "web", "--kernel", &kernel, "--memory", "32M", "--read", &stranger];
+    assert_eq!(world.vmm(&created).code, Some(0));
+    let mut start = world.command("sh");
+    start.args(["-c", "umask 0; exec \"$0\" start web", VMM]);
+    assert_eq!(answer(&mut start).code, Some(0));
+    fs::set_permissions(world.folder.path(), Permissions::from_mode(0o711)).unwrap();
+    let control = socket(&world);
+    let vsock = control.with_file_name("vsock.sock");
+    assert_eq!(fs::metadata(&vsock).unwrap().permissions().mode() & 0o777, 0o600);
+    let stranger = thread::spawn(move || {
+        let user = Uid::from_raw(NOBODY);
+        set_thread_res_uid(user, user, user).unwrap();
+        UnixStream::connect(&control).unwrap();
+        UnixStream::connect(&vsock).map(drop).map_err(|error| error.kind())
+    });
+    assert_eq!(stranger.join().unwrap(), Err(ErrorKind::PermissionDenied));
 }

@@ -351,10 +351,10 @@ pub(super) const TABLE: &[Row] = &[
         "doorbells and interrupts; the threads of devices",
     ),
     row(
-        calls!(SYS_bind SYS_listen),
+        calls!(SYS_fchmod SYS_bind SYS_listen),
         Always,
         Roles::VM,
-        "the vsock socket, which Landlock keeps in the machine's directory",
+        "the vsock socket, its owner's alone, which Landlock keeps in the machine's directory",
     ),
     row(
         calls!(SYS_unlink SYS_unlinkat SYS_rmdir),

@@ -1,6 +1,14 @@
-//! The machine's sockets, which root binds before the jail is entered.
+//! The machine's sockets. Root binds them before a jail is entered; without a jail the machine does when
+//! it needs them.
+//!
+//! Only their owner can connect to them. The vsock socket leads to every port of the guest and asks
+//! nobody who he is, so not even for a moment may it have the mode that the umask would give it: a
+//! socket takes its mode when it is bound, from what the descriptor's was.
 
 use super::{JailError, step};
+use rustix::fs::{Mode, fchmod};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
@@ -16,23 +24,25 @@ const BACKLOG: i32 = 128;
 /// A socket that listens at `path`: the one that was bound before the jail was entered, if one was.
 pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
     let mut bound = BOUND.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(at) = bound.iter().position(|(of, _)| of == path) else {
-        drop(bound);
-        return UnixListener::bind(path);
-    };
-    let (_, socket) = bound.swap_remove(at);
+    let at = bound.iter().position(|(of, _)| of == path);
+    let before = at.map(|at| bound.swap_remove(at).1);
+    drop(bound);
+    let socket = before.map_or_else(|| bind_for_owner(path), Ok)?;
     rustix::net::listen(&socket, BACKLOG)?;
     Ok(socket.into())
 }
 
 /// Binds a socket to `path`, for [`listen`]: until then whoever connects is refused.
 pub(super) fn bind(path: &Path) -> Result<(), JailError> {
-    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
-    let failed = step("bind the machine's sockets");
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-        .map_err(&failed)?;
-    let address = SocketAddrUnix::new(path).map_err(&failed)?;
-    bind(&socket, &address).map_err(&failed)?;
+    let socket = bind_for_owner(path).map_err(step("bind the machine's sockets"))?;
     BOUND.lock().unwrap_or_else(PoisonError::into_inner).push((path.to_owned(), socket));
     Ok(())
+}
+
+/// A socket at `path` to which only its owner can connect.
+fn bind_for_owner(path: &Path) -> Result<OwnedFd, Errno> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
 }
