@@ -10,7 +10,9 @@
 //! test -- vsock.sock -- device -> relay -> device -- a service of the monitor
 //! ```
 //!
-//! There is one such pair at a time.
+//! Each pair has its own port of the guest, so what is late of one that has ended is not taken for the
+//! next one's: host programs have ports that follow one another, and the last six bits tell 64 pairs
+//! apart.
 //!
 //! The driver has 16 buffers to receive into. A packet is forwarded from the buffer that it came in,
 //! and the buffer is given back when it has been sent.
@@ -84,11 +86,9 @@ tests_relay_begin:
     mov word ptr [r8 + 0x1002], 16
     mov dword ptr [rbx + 0x70], 15
     mov dword ptr [rbx + 0x50], 0
-    // r9: packets received, r10: packets sent, r11: the host program's port, r12: the service's.
+    // r9: packets received, r10: packets sent. From 0x209000: each pair's port of the host program.
     xor r9d, r9d
     xor r10d, r10d
-    xor r11d, r11d
-    xor r12d, r12d
 .Lreceive:
     pause
     cmp r9w, [r8 + 0x2002]
@@ -100,39 +100,43 @@ tests_relay_begin:
     shl edi, 12
     add edi, 0x300000
     inc r9d
-    // The packet is at rdi, from port edx: it becomes one from us, with credit without end.
+    // The packet is at rdi, from port edx to port ecx: it becomes one from us, with credit without
+    // end. What is accepted, and credit, end here; all else is passed on.
     movzx eax, word ptr [rdi + 30]
     mov edx, [rdi + 16]
+    mov ecx, [rdi + 20]
     mov qword ptr [rdi], 3
     mov qword ptr [rdi + 8], 2
     mov dword ptr [rdi + 36], 0x40000000
     mov dword ptr [rdi + 40], 0
-    cmp eax, 1
-    jne .Lother
-    // A request: accept it at its port, and dial the service from port 1.
-    mov r11d, edx
-    mov r12d, [rdi + 20]
-    mov [rdi + 16], r12d
-    mov [rdi + 20], edx
-    mov word ptr [rdi + 30], 2
-    call .Lsend
-    mov dword ptr [rdi + 16], 1
-    mov [rdi + 20], r12d
-    mov word ptr [rdi + 30], 1
-    call .Lsend
-    jmp .Lback
-.Lother:
-    // What is accepted, and credit, end here; data, shutdowns and resets are passed on.
     cmp eax, 2
     je .Lback
     cmp eax, 6
     jae .Lback
-    mov eax, 1
-    mov ecx, r12d
-    cmp edx, r12d
-    cmove eax, r12d
-    cmove ecx, r11d
-    mov [rdi + 16], eax
+    cmp edx, 0x40000000
+    jae .Lhost
+    // From a service: the pair is that of our port.
+    sub ecx, [rip + .Lfirst]
+    and ecx, [rip + .Lpairs]
+    mov ecx, [r8 + rcx * 4 + 0x9000]
+    mov [rdi + 20], ecx
+    call .Lsend
+    jmp .Lback
+.Lhost:
+    mov r11d, edx
+    and r11d, [rip + .Lpairs]
+    mov [r8 + r11 * 4 + 0x9000], edx
+    add r11d, [rip + .Lfirst]
+    cmp eax, 1
+    jne .Lpass
+    // A request: accept it, and dial the service.
+    mov [rdi + 16], ecx
+    mov [rdi + 20], edx
+    mov word ptr [rdi + 30], 2
+    call .Lsend
+    mov word ptr [rdi + 30], 1
+.Lpass:
+    mov [rdi + 16], r11d
     mov [rdi + 20], ecx
     call .Lsend
 .Lback:
@@ -158,6 +162,11 @@ tests_relay_begin:
     cmp r10w, [r8 + 0x5002]
     jne .Lsent
     ret
+    // The first port to dial from, and the bits by which pairs are told apart.
+.Lfirst:
+    .long 512
+.Lpairs:
+    .long 63
 tests_relay_end:
     .popsection
     "
@@ -175,6 +184,14 @@ pub fn code() -> &'static [u8] {
     let length = (&raw const tests_relay_end).addr() - begin.addr();
     // SAFETY: between the two labels are `length` bytes of constants.
     unsafe { std::slice::from_raw_parts(begin, length) }
+}
+
+/// The kernel's code, which dials from `port` alone: there can be one pair at a time.
+#[must_use]
+pub fn code_dialling_from(port: u32) -> Vec<u8> {
+    let code = code();
+    let ports = code.len() - 2 * size_of::<u32>();
+    [&code[..ports], &port.to_le_bytes(), &0_u32.to_le_bytes()].concat()
 }
 
 /// Connects to the service with this port as soon as the relay accepts, in the machine whose vsock

@@ -632,29 +632,10 @@ fn case_50_an_agent_that_restarts_in_the_middle_of_a_call_goes_on_with_it() {
     scene.ends_well();
 }
 
-/// The relay's code, which dials from `port` instead of port 1.
-fn relay_from(port: u16) -> Vec<u8> {
-    // mov dword ptr [rdi + 16], 1; mov eax, 1; mov ecx, r12d
-    let dial = [0xc7, 0x47, 0x10, 1, 0, 0, 0];
-    let forward = [0xb8, 1, 0, 0, 0, 0x44, 0x89, 0xe1];
-    let mut code = relay::code().to_vec();
-    for (instruction, value) in [(&dial[..], 3), (&forward, 1)] {
-        let mut found = code.windows(instruction.len()).enumerate();
-        let places: Vec<usize> = found
-            .by_ref()
-            .filter(|(_, bytes)| *bytes == instruction)
-            .map(|(at, _)| at + value)
-            .collect();
-        let [at] = places[..] else { panic!("the relay has changed: {places:?}") };
-        code[at..at + 2].copy_from_slice(&port.to_le_bytes());
-    }
-    code
-}
-
 #[test]
 fn case_50_a_guest_process_without_privilege_cannot_pose_as_the_agent() {
-    for port in [1024, 1025, 40_000, u16::MAX] {
-        let scene = Scene::relayed_by(&relay_from(port));
+    for port in [1024, 1025, 40_000, u32::MAX] {
+        let scene = Scene::relayed_by(&relay::code_dialling_from(port));
         let mut poser = scene.connect();
         // It may have been reset already.
         let _ = frame::write(&mut poser.stream, &AgentMessage::Hello(hello("boot")));
@@ -665,7 +646,7 @@ fn case_50_a_guest_process_without_privilege_cannot_pose_as_the_agent() {
         assert_eq!(refused.code, HResult::VM_E_ADDITIONS_FEATURE_NOT_AVAIL);
         scene.ends_well();
     }
-    let scene = Scene::relayed_by(&relay_from(1023));
+    let scene = Scene::relayed_by(&relay::code_dialling_from(1023));
     scene.serves();
     scene.ends_well();
 }
