@@ -4,12 +4,13 @@ use crate::build::root;
 use crate::run::{cargo, run};
 use crate::test::BOOTING;
 use crate::tools::{self, CC};
-use crate::{Outcome, test};
+use crate::{Outcome, dependencies, test};
 
 /// `cargo xtask ci`.
 pub(crate) fn ci() -> Outcome {
     tools::need(&[CC])?;
     run(cargo().args(["fmt", "--all", "--check"]).current_dir(root()))?;
+    dependencies::check()?;
     let strict = ["--", "-D", "warnings"];
     let clippy = ["clippy", "--workspace", "--all-targets"];
     run(cargo().args(clippy).args(strict).current_dir(root()))?;

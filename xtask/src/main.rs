@@ -7,6 +7,7 @@ mod c;
 mod ci;
 mod debian;
 mod demo;
+mod dependencies;
 mod emulator;
 mod guest;
 mod image;
@@ -37,7 +38,7 @@ enum Verb {
     Demo(demo::Args),
     /// Run all tests: those of the workspace, then those that boot stock kernels.
     Test(test::Args),
-    /// Check format, lints and documentation, then run all tests.
+    /// Check format, lints, documentation and dependencies, then run all tests.
     Ci,
     /// Make what C programs need: vmm.h, libvmm.so and libvmm.a.
     C(c::Args),
