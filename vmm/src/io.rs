@@ -120,6 +120,9 @@ pub struct IoHandle {
     commands: Sender<Command>,
     wake: Arc<EventFd>,
     next: Arc<std::sync::atomic::AtomicU32>,
+    /// What does the thread's work where there is none.
+    #[cfg(any(test, fuzzing))]
+    hand: Option<by_hand::Hand>,
 }
 
 /// Names a source on the thread.
@@ -142,11 +145,16 @@ impl IoThread {
     pub fn spawn_holding(role: Role, name: &str, held: impl Send + 'static) -> io::Result<Self> {
         let wake = Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
         let (commands, receiver) = unbounded();
-        let epoll = Epoll::new()?;
+        let served = Served::new()?;
         let event = EpollEvent::new(EventSet::IN, COMMANDS);
-        epoll.ctl(ControlOperation::Add, wake.as_raw_fd(), event)?;
-        let served = Served { epoll, sources: HashMap::new(), forgotten: HashSet::new() };
+        served.epoll.ctl(ControlOperation::Add, wake.as_raw_fd(), event)?;
         let (alive, ended) = bounded::<()>(0);
+        #[cfg(any(test, fuzzing))]
+        if by_hand::is_wanted() {
+            let hand = Some(by_hand::Hand::new(served, held));
+            let handle = IoHandle { commands, wake, next: Arc::new(1.into()), hand };
+            return Ok(Self { handle, thread: None, ended });
+        }
         let thread = {
             let wake = wake.clone();
             let serve = move || {
@@ -157,7 +165,13 @@ impl IoThread {
             };
             thread::Builder::new().name(name.into()).spawn(serve)?
         };
-        let handle = IoHandle { commands, wake, next: Arc::new(1.into()) };
+        let handle = IoHandle {
+            commands,
+            wake,
+            next: Arc::new(1.into()),
+            #[cfg(any(test, fuzzing))]
+            hand: None,
+        };
         Ok(Self { handle, thread: Some(thread), ended })
     }
 
@@ -219,6 +233,10 @@ impl IoHandle {
     }
 
     fn send(&self, command: Command) {
+        #[cfg(any(test, fuzzing))]
+        if let Some(hand) = &self.hand {
+            return hand.obey(command);
+        }
         // Without a receiver there is nobody to obey; the counter cannot become full.
         let _ = self.commands.send(command);
         let _ = self.wake.write(1);
@@ -240,43 +258,54 @@ struct Served {
 }
 
 impl Served {
+    fn new() -> io::Result<Self> {
+        let epoll = Epoll::new()?;
+        Ok(Self { epoll, sources: HashMap::new(), forgotten: HashSet::new() })
+    }
+
     fn serve(mut self, commands: &Receiver<Command>, wake: &EventFd) {
+        let obey_all = |served: &mut Self| {
+            // Non-blocking, and only this thread reads it.
+            let _ = wake.read();
+            std::iter::from_fn(|| commands.try_recv().ok()).all(|command| served.obey(command))
+        };
+        while self.turn(self.timeout(), obey_all) {}
+    }
+
+    /// Waits, for so many milliseconds, until something is ready, and serves it; `obey_all` does what
+    /// was commanded. False to end the thread.
+    fn turn(&mut self, timeout: i32, obey_all: impl Fn(&mut Self) -> bool) -> bool {
         let mut ready = [EpollEvent::default(); BATCH];
-        loop {
-            let count = match self.epoll.wait(self.timeout(), &mut ready) {
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
-                Err(error) => {
-                    tracing::error!(%error, "a thread that serves descriptors cannot wait, and ends");
-                    return;
-                }
-            };
-            self.forgotten.clear();
-            for event in ready.iter().take(count) {
-                if event.data() == COMMANDS {
-                    // Non-blocking, and only this thread reads it.
-                    let _ = wake.read();
-                    while let Ok(command) = commands.try_recv() {
-                        if !self.obey(command) {
-                            return;
-                        }
-                    }
-                    continue;
-                }
-                if self.forgotten.contains(&event.data()) {
-                    continue;
-                }
-                let (id, token) = ((event.data() >> 32) as u32, event.data() as u32);
-                self.call(id, |source, registry| source.ready(token, event.event_set(), registry));
+        let count = match self.epoll.wait(timeout, &mut ready) {
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+            Err(error) => {
+                tracing::error!(%error, "a thread that serves descriptors cannot wait, and ends");
+                return false;
             }
-            let now = Instant::now();
-            let expired = |entry: &Entry| entry.source.deadline().is_some_and(|time| time <= now);
-            let ids: Vec<u32> =
-                self.sources.iter().filter(|(_, e)| expired(e)).map(|(id, _)| *id).collect();
-            for id in ids {
-                self.call(id, |source, registry| source.expired(registry));
+        };
+        self.forgotten.clear();
+        for event in ready.iter().take(count) {
+            if event.data() == COMMANDS {
+                if !obey_all(self) {
+                    return false;
+                }
+                continue;
             }
+            if self.forgotten.contains(&event.data()) {
+                continue;
+            }
+            let (id, token) = ((event.data() >> 32) as u32, event.data() as u32);
+            self.call(id, |source, registry| source.ready(token, event.event_set(), registry));
         }
+        let now = Instant::now();
+        let expired = |entry: &Entry| entry.source.deadline().is_some_and(|time| time <= now);
+        let ids: Vec<u32> =
+            self.sources.iter().filter(|(_, e)| expired(e)).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.call(id, |source, registry| source.expired(registry));
+        }
+        true
     }
 
     /// Milliseconds until the first deadline, rounded up; -1 if there is none.
@@ -325,7 +354,7 @@ impl Served {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 #[path = "io_by_hand.rs"]
 pub(crate) mod by_hand;
 #[cfg(test)]

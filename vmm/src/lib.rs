@@ -53,6 +53,9 @@ pub mod disk;
 pub mod error;
 pub mod events;
 pub mod ffi;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod host;
 pub mod host_info;
 pub mod integration;

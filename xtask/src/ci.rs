@@ -10,6 +10,9 @@ use crate::{Outcome, dependencies, test};
 pub(crate) fn ci() -> Outcome {
     tools::need(&[CC])?;
     run(cargo().args(["fmt", "--all", "--check"]).current_dir(root()))?;
+    // The fuzz targets are a workspace of their own.
+    let fuzz = ["fmt", "--check", "--manifest-path", "fuzz/Cargo.toml"];
+    run(cargo().args(fuzz).current_dir(root()))?;
     dependencies::check()?;
     let strict = ["--", "-D", "warnings"];
     let clippy = ["clippy", "--workspace", "--all-targets"];

@@ -160,7 +160,7 @@ pub(crate) fn keep(config: &MachineConfig) {
 }
 
 /// Loads as [`load`] does, with this cache or none.
-fn load_with(
+pub(crate) fn load_with(
     ram: &GuestRam,
     config: &MachineConfig,
     cache: Option<&Cache>,

@@ -162,7 +162,7 @@ fn read(number: u64, mut stream: UnixStream, events: &Sender<Event>, listens: im
 }
 
 /// Bounds and cleans everything that the guest wrote.
-fn clean(mut message: AgentMessage) -> AgentMessage {
+pub(crate) fn clean(mut message: AgentMessage) -> AgentMessage {
     match &mut message {
         AgentMessage::Hello(hello) => {
             clean_text(&mut hello.agent_version);

@@ -8,7 +8,7 @@
 //! callers hold. Each service has a file with its part of both: `logoff`, `power`, [`info`],
 //! `parameters`, `heartbeat`, `clock` and [`install`].
 
-mod channel;
+pub(crate) mod channel;
 mod clock;
 pub mod guest;
 mod heartbeat;

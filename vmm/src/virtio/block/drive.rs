@@ -77,6 +77,12 @@ impl Drive {
         })
     }
 
+    /// What serves the device, to do so by hand.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn handle(&self) -> IoHandle {
+        self.handle.clone()
+    }
+
     /// What does not change of the image.
     #[must_use]
     pub fn traits(&self) -> Traits {

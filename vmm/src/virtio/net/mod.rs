@@ -84,7 +84,8 @@ impl Interface {
         Ok(Self::on(index, Arc::new(Tap::open(tap)?), mac, usage))
     }
 
-    fn on(index: usize, wire: Arc<dyn Wire>, mac: Mac, usage: &Usage) -> Self {
+    /// The interface of this wire.
+    pub(crate) fn on(index: usize, wire: Arc<dyn Wire>, mac: Mac, usage: &Usage) -> Self {
         let (name, usage) = (format!("net-{index}"), usage.clone());
         let told = Arc::new(Told::of(&name));
         Self { name, wire, mac, usage, told }
@@ -108,6 +109,12 @@ impl Net {
         let last_word = LastWord::of(&interface.name, outcome);
         let thread = IoThread::spawn_holding(Role::Net, &interface.name, last_word)?;
         Ok(Self { interface, thread, active: None })
+    }
+
+    /// What serves the device, to do so by hand.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn handle(&self) -> crate::io::IoHandle {
+        self.thread.handle()
     }
 }
 
