@@ -9,6 +9,7 @@ mod debian;
 mod demo;
 mod dependencies;
 mod emulator;
+mod fuzz;
 mod guest;
 mod image;
 mod job;
@@ -44,6 +45,8 @@ enum Verb {
     C(c::Args),
     /// Make the guests that the tests boot, and say where they are.
     Guest(guest::Args),
+    /// Run the fuzz targets, and print how far each has come.
+    Fuzz(fuzz::Args),
     /// Measure, and print a table.
     Bench(bench::Args),
     /// Run a command in the lab: an emulated AMD host with a KVM that runs stock kernels.
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Verb::Ci => ci::ci(),
         Verb::C(args) => c::make(&args),
         Verb::Guest(args) => guest::print(&args),
+        Verb::Fuzz(args) => fuzz::fuzz(&args),
         Verb::Bench(args) => bench::bench(&args),
         Verb::Lab(args) => lab::run_command(&args),
     };
