@@ -3,7 +3,8 @@
 //! Everything is bounded: connections, programs that have not said what they want, resets that
 //! wait for the guest to take them. A connection that has something for the guest stands in line
 //! once; it gives one packet and goes to the end of the line, so that a busy one does not starve
-//! the others.
+//! the others. Resets for connections that there are not stand in the same line: a process of the
+//! guest that goes on dialling what nobody serves keeps nobody else's packets back.
 
 use crate::io::Registry;
 use crate::vsock::connection::{Connection, Ports};
@@ -54,6 +55,14 @@ struct Slot {
     watched: Option<EventSet>,
 }
 
+/// Who stands in line for the guest's buffers.
+enum Waiting {
+    /// The connection in this place.
+    Connection(usize),
+    /// What says that there is no such connection.
+    Reset(Header),
+}
+
 /// The connections.
 pub struct Mux {
     config: VsockConfig,
@@ -63,8 +72,9 @@ pub struct Mux {
     handshakes: Vec<Option<Handshake>>,
     slots: Vec<Option<Slot>>,
     by_ports: HashMap<Ports, usize>,
-    line: VecDeque<usize>,
-    resets: VecDeque<Header>,
+    line: VecDeque<Waiting>,
+    /// How many of those in line are resets.
+    resets: usize,
     next_host_port: u32,
     /// The log has heard of an unprivileged process that dialled a privileged service.
     logged: Arc<AtomicBool>,
@@ -83,7 +93,7 @@ impl Mux {
             slots: Vec::new(),
             by_ports: HashMap::new(),
             line: VecDeque::new(),
-            resets: VecDeque::new(),
+            resets: 0,
             next_host_port: FIRST_HOST_PORT,
             logged,
         }
@@ -112,7 +122,7 @@ impl Mux {
     /// Whether the guest's packets can be taken: each may cause a reset that has to wait.
     #[must_use]
     pub fn accepts_packets(&self) -> bool {
-        self.resets.len() < MAX_RESETS
+        self.resets < MAX_RESETS
     }
 
     /// When a host program's time for its handshake is over, or others are taken again.
@@ -142,7 +152,7 @@ impl Mux {
         self.slots.clear();
         self.by_ports.clear();
         self.line.clear();
-        self.resets.clear();
+        self.resets = 0;
         self.paused = None;
     }
 
@@ -249,14 +259,14 @@ impl Mux {
         }
         if slot.connection.has_packet() && !slot.queued {
             slot.queued = true;
-            self.line.push_back(index);
+            self.line.push_back(Waiting::Connection(index));
         }
         if slot.connection.is_over() {
             registry.forget(slot.connection.stream());
             self.by_ports.remove(&slot.ports);
             if slot.queued {
                 // Else the line would grow with every connection that ends while it stands there.
-                self.line.retain(|place| *place != index);
+                self.line.retain(|it| !matches!(it, Waiting::Connection(at) if *at == index));
             }
             self.slots[index] = None;
         }
@@ -296,14 +306,15 @@ impl Mux {
 
     /// Says that there is no such connection.
     fn refuse(&mut self, header: &Header) {
-        self.resets.push_back(Header {
+        self.resets += 1;
+        self.line.push_back(Waiting::Reset(Header {
             src_port: header.dst_port,
             dst_port: header.src_port,
             kind: header.kind,
             op: op::RST.into(),
             buf_alloc: BUF_ALLOC.into(),
             ..Header::default()
-        });
+        }));
     }
 
     /// The host's end of a connection that the guest dials, if anybody there wants it.
@@ -345,7 +356,7 @@ impl Mux {
     /// Whether there may be a packet for the guest.
     #[must_use]
     pub fn has_packets(&self) -> bool {
-        !self.resets.is_empty() || !self.line.is_empty()
+        !self.line.is_empty()
     }
 
     /// The next packet for the guest; its payload, of at most `room` bytes, is put into `payload`.
@@ -356,10 +367,14 @@ impl Mux {
         registry: &mut Registry<'_>,
     ) -> Option<Header> {
         payload.clear();
-        if let Some(reset) = self.resets.pop_front() {
-            return Some(self.addressed(reset));
-        }
-        while let Some(index) = self.line.pop_front() {
+        while let Some(first) = self.line.pop_front() {
+            let index = match first {
+                Waiting::Connection(index) => index,
+                Waiting::Reset(reset) => {
+                    self.resets -= 1;
+                    return Some(self.addressed(reset));
+                }
+            };
             let Some(Some(slot)) = self.slots.get_mut(index) else { continue };
             slot.queued = false;
             let header = slot.connection.next_packet(room, payload);

@@ -49,6 +49,28 @@ fn packets_are_not_accepted_while_too_many_resets_wait() {
 }
 
 #[test]
+fn whoever_dials_what_nobody_serves_keeps_no_others_packets_back() {
+    with_registry(|registry| {
+        let (accept, streams) = bounded(1);
+        let service = Service { port: 5, privileged: false, accept, bell: None };
+        let mut mux = mux(None, vec![service]);
+        let mut payload = Vec::new();
+        mux.receive(&header(Ports { host: 5, guest: 1 }, op::REQUEST), &[], registry);
+        let _stream = streams.recv().unwrap();
+        // For each buffer that the guest gives, somebody in it dials twice.
+        let taken: Vec<u16> = (2..6)
+            .map(|guest| {
+                for guest in [guest, guest + 100] {
+                    mux.receive(&header(Ports { host: 9, guest }, op::REQUEST), &[], registry);
+                }
+                mux.next_packet(100, &mut payload, registry).unwrap().op.get()
+            })
+            .collect();
+        assert_eq!(taken, [op::RESPONSE, op::RST, op::RST, op::RST]);
+    });
+}
+
+#[test]
 fn a_listener_that_cannot_accept_is_left_alone_for_a_while() {
     with_registry(|registry| {
         // Accepting on a socket that does not listen fails, as it does without descriptors.
