@@ -25,6 +25,8 @@ pub(crate) struct Job {
     pub(crate) disks: Vec<PathBuf>,
     /// Links for the lab: where they are, and what they name.
     pub(crate) links: Vec<(String, String)>,
+    /// Whether it needs `qemu-img` in the lab.
+    pub(crate) qemu_img: bool,
     /// Environment variables.
     pub(crate) environment: Vec<(String, String)>,
     /// The command and its arguments.
@@ -50,6 +52,7 @@ impl Job {
             files: Vec::new(),
             disks: Vec::new(),
             links: Vec::new(),
+            qemu_img: false,
             environment: Vec::new(),
             command: Vec::new(),
             limit,

@@ -115,6 +115,9 @@ fn archive(job: &Job, kernel: &Kernel) -> Result<Vec<u8>> {
     archive.file("etc/group", b"root:x:0:\n", 0o644)?;
     archive.file("init", INIT.as_bytes(), 0o755)?;
     archive.file("command", script(job).as_bytes(), 0o644)?;
+    if job.qemu_img {
+        Userspace::add_qemu_img_to(&mut archive)?;
+    }
     for (file, path) in &job.files {
         archive.copy_all(file, path)?;
     }

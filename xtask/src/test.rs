@@ -18,7 +18,7 @@ pub(crate) const BOOTING: &[&str] = &[
     "lab_balloon",
     "lab_boot",
     "lab_console",
-    "lab_disk",
+    DISKS,
     "lab_kit",
     "lab_logoff",
     "lab_net",
@@ -30,6 +30,8 @@ pub(crate) const BOOTING: &[&str] = &[
 /// The one whose tests are the scenes of a logoff, on guests with a whole Debian. Each guest has a lab
 /// of its own.
 const SCENES: &str = "lab_scenes";
+/// The one whose tests have images judged by QEMU's tool.
+const DISKS: &str = "lab_disk";
 /// How long those that share a lab may take together, and how long if not only the core is played.
 const LIMIT: Duration = Duration::from_secs(1500);
 const LIMIT_OF_ALL: Duration = Duration::from_secs(5400);
@@ -197,6 +199,7 @@ fn job(
 ) -> Result<Job> {
     let mut job = Job::new(path, LIMIT);
     job.give_machines(programs, guests)?;
+    job.qemu_img = tests.iter().any(|test| test.program == DISKS);
     for (name, _, variable) in c::PROGRAMS {
         let place = job.give_program(programs, name)?;
         job.environment.push((variable.into(), place));

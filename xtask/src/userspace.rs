@@ -21,6 +21,8 @@ const PACKAGES: [&str; 5] =
 const DISK_PACKAGES: [&str; 2] = ["e2fsprogs", "util-linux"];
 /// Programs of these.
 const DISK_PROGRAMS: [&str; 3] = ["sbin/blkid", "sbin/mke2fs", "sbin/e2fsck"];
+/// QEMU's judge of images, and where it is.
+const QEMU_IMG: (&str, &str) = ("qemu-utils", "usr/bin/qemu-img");
 /// Loads the modules for disks.
 const USE_DISKS: &str = include_str!("../guest/use-disks");
 /// Programs that are not busybox'.
@@ -108,6 +110,15 @@ impl Userspace {
     pub(crate) fn add_disk_tools_to(&self, archive: &mut Archive) -> Result<()> {
         archive.file("bin/use-disks", USE_DISKS.as_bytes(), 0o755)?;
         self.files(archive, &DISK_PROGRAMS.map(str::to_owned).into())
+    }
+
+    /// Puts `qemu-img` into `archive`.
+    pub(crate) fn add_qemu_img_to(archive: &mut Archive) -> Result<()> {
+        let (package, program) = QEMU_IMG;
+        let userspace = Self { packages: debian::closure(Suite::Bookworm, &[package])? };
+        userspace.files(archive, &[program.to_owned()].into())?;
+        // Where the lab's commands are looked for.
+        archive.link("bin/qemu-img", &format!("/{program}"))
     }
 
     /// busybox, which runs everywhere.
