@@ -105,14 +105,14 @@ fn room(said: u32, more: usize) -> Result<Vec<u8>, UnpackError> {
 fn lz4(mut blocks: &[u8], said: u32) -> Result<Vec<u8>, UnpackError> {
     let damaged = |text: &str| UnpackError::Damaged(io::Error::other(text.to_owned()));
     let mut kernel = room(said, 0)?;
-    kernel.resize(said as usize, 0);
     let mut filled = 0;
     while let Some((size, rest)) = blocks.split_first_chunk::<SIZE>() {
         let size = u32::from_le_bytes(*size) as usize;
         let block = rest.get(..size).ok_or_else(|| damaged("a block is longer than the rest"))?;
+        // Block by block: what is never filled is never touched, whatever size was said.
+        kernel.resize((said as usize).min(filled + LZ4_BLOCK), 0);
         let room = kernel.get_mut(filled..).unwrap_or_default();
-        let room_length = room.len().min(LZ4_BLOCK);
-        let count = lz4_flex::block::decompress_into(block, &mut room[..room_length])
+        let count = lz4_flex::block::decompress_into(block, room)
             .map_err(|error| UnpackError::Damaged(io::Error::other(error)))?;
         filled += count;
         blocks = &rest[size..];
