@@ -231,7 +231,7 @@ impl Operation {
         };
         let cancelling = self.cancelling.iter().map(|(until, _)| *until);
         let give_up = self.give_up.filter(|_| !paused);
-        let looking = self.looking.map(|(_, until)| until);
+        let looking = self.looking.map(|(_, until)| until).filter(|_| !paused);
         let others = asked.into_iter().chain(give_up).chain(self.publish_at).chain(looking);
         others.chain(cancelling).min()
     }
@@ -335,10 +335,10 @@ impl Operation {
         None
     }
 
-    /// The guest is being asked once more over the connection `number`, until `until`. Its work is
-    /// over: nothing that it says of that counts any more.
-    pub(super) fn look_again(&mut self, number: u64, until: Instant) {
-        self.looking = Some((number, until));
+    /// The guest is to be asked once more over the connection `number`. Its work is over: nothing that
+    /// it says of that counts any more.
+    pub(super) fn look_again(&mut self, number: u64) {
+        self.looking = Some((number, Instant::now()));
         self.request = None;
         self.commit();
         self.give_up = None;

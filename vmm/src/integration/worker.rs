@@ -274,6 +274,7 @@ impl Worker {
         if let Some(operation) = &mut self.operation {
             operation.resumed(paused.map_or(Duration::ZERO, |since| now - since));
         }
+        self.ask_for_second_look();
         self.power_resumed();
         self.install_resumed();
         self.clock_resumed();

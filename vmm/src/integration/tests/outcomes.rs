@@ -183,6 +183,22 @@ fn case_48_a_claim_that_cannot_be_looked_at_again_stands_as_one() {
 }
 
 #[test]
+fn case_48_the_time_of_a_pause_is_none_of_the_second_looks() {
+    let patience = Duration::from_millis(300);
+    let (host, mut agent, task) = claimed(patience);
+    second_look(&mut agent);
+    host.state.set(VmState::Paused);
+    host.integration.paused();
+    let info = task.wait(Some(patience * 3));
+    assert!(!info.is_complete, "{info:?}");
+    host.integration.resumed(|| host.state.set(VmState::Running));
+    let id = second_look(&mut agent);
+    list(&mut agent, id, vec![row(1, None).session]);
+    assert_eq!(end(&task), failed(HResult::DISP_E_EXCEPTION));
+    assert_eq!(task.report().unwrap().second_look, SecondLook::Contradicts);
+}
+
+#[test]
 fn case_48_an_answer_that_comes_too_late_is_none_to_the_next_logoff() {
     let (host, mut agent, task) = claimed(Duration::from_millis(50));
     let late = second_look(&mut agent);

@@ -248,13 +248,22 @@ impl Worker {
         let number = self.agent(SESSIONS).map(|connection| connection.number);
         match number {
             Ok(number) if !patience.is_zero() => {
-                let key = operation.key;
-                operation.look_again(number, Instant::now() + patience);
+                operation.look_again(number);
                 self.operation = Some(operation);
-                self.ask_at(number, Request::Sessions, Reply::SecondLook { operation: key });
+                self.ask_for_second_look();
             }
             _ => operation.succeed(SecondLook::NotTaken),
         }
+    }
+
+    /// Asks the guest, if a logoff waits for that; and once more, when it was paused meanwhile, and
+    /// has all of its time.
+    pub(super) fn ask_for_second_look(&mut self) {
+        let Some(operation) = &mut self.operation else { return };
+        let Some((number, until)) = &mut operation.looking else { return };
+        *until = Instant::now() + self.timing.second_look;
+        let (number, reply) = (*number, Reply::SecondLook { operation: operation.key });
+        self.ask_at(number, Request::Sessions, reply);
     }
 
     /// What the guest says to the second look of the logoff of this name, if that waits for it.
@@ -286,7 +295,7 @@ impl Worker {
             }
             return;
         }
-        if operation.looking.is_some_and(|(_, until)| until <= now) {
+        if !paused && operation.looking.is_some_and(|(_, until)| until <= now) {
             if let Some(operation) = self.operation.take() {
                 operation.succeed(SecondLook::NotTaken);
             }
