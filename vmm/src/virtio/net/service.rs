@@ -316,8 +316,9 @@ impl Source for Service {
     }
 
     fn expired(&mut self, registry: &mut Registry<'_>) {
-        // Never both: a tap is read only if there are buffers.
-        self.scarce = self.patience.take().is_some();
+        // Never both: a tap is read only if there are buffers, and these end the waiting for more. A
+        // driver that was found to give few is not found to give many by a tap that cannot be read.
+        self.scarce |= self.patience.take().is_some();
         let served = self.receive();
         self.receive.notify();
         if served.is_err() {
