@@ -1,5 +1,6 @@
 //! Dependencies: their licences, where they come from, and that some of them are there only once, as
-//! `deny.toml` has it. `cargo deny check` knows more of it; this needs nothing but cargo.
+//! `deny.toml` has it. `cargo deny check` knows more of it; this needs nothing but cargo. The fuzz
+//! targets are a workspace of their own, and have to be of the versions that are used.
 
 use crate::build::root;
 use crate::run::{cargo, output};
@@ -25,23 +26,56 @@ struct Rules {
 /// A crate that comes from elsewhere.
 struct Dependency {
     name: String,
+    version: String,
     licence: String,
     source: String,
 }
 
-/// Checks the dependencies of the workspace.
+/// Checks the dependencies of both workspaces.
 pub(crate) fn check() -> Result<()> {
     let path = root().join("deny.toml");
     let text =
         fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let rules = Rules::read(&text).with_context(|| format!("cannot use {}", path.display()))?;
-    let arguments = ["metadata", "--format-version", "1", "--all-features"];
-    let metadata: Value =
-        serde_json::from_str(&output(cargo().args(arguments).current_dir(root()))?)?;
-    let packages = metadata["packages"].as_array().context("cargo lists no packages")?;
-    let faults = rules.faults(&packages.iter().filter_map(Dependency::read).collect::<Vec<_>>());
+    let used = dependencies("Cargo.toml")?;
+    let fuzzed = dependencies("fuzz/Cargo.toml")?;
+    let mut faults = rules.faults(&used);
+    faults.extend(rules.faults(&fuzzed));
     ensure!(faults.is_empty(), "dependencies are not as deny.toml has it:\n{}", faults.join("\n"));
+    let strange = strange(&used, &fuzzed);
+    ensure!(
+        strange.is_empty(),
+        "what is fuzzed is not what is used; `cargo update --manifest-path fuzz/Cargo.toml --precise` \
+         mends it:\n{}",
+        strange.join("\n")
+    );
     Ok(())
+}
+
+/// What the workspace with this manifest has from elsewhere, as it is locked.
+fn dependencies(manifest: &str) -> Result<Vec<Dependency>> {
+    let arguments = ["metadata", "--locked", "--format-version", "1", "--all-features"];
+    let mut command = cargo();
+    command.args(arguments).args(["--manifest-path", manifest]).current_dir(root());
+    let metadata: Value = serde_json::from_str(&output(&mut command)?)?;
+    let packages = metadata["packages"].as_array().context("cargo lists no packages")?;
+    Ok(packages.iter().filter_map(Dependency::read).collect())
+}
+
+/// Crates of which `fuzzed` has a version that `used` has not.
+fn strange(used: &[Dependency], fuzzed: &[Dependency]) -> Vec<String> {
+    let versions = |name: &str| -> Vec<&str> {
+        let known = used.iter().filter(|one| one.name == name);
+        known.map(|one| one.version.as_str()).collect()
+    };
+    let mut strange = Vec::new();
+    for Dependency { name, version, .. } in fuzzed {
+        let known = versions(name);
+        if !known.is_empty() && !known.contains(&version.as_str()) {
+            strange.push(format!("{name}: {version}, and not {}", known.join(" or ")));
+        }
+    }
+    strange
 }
 
 impl Dependency {
@@ -49,26 +83,33 @@ impl Dependency {
     fn read(package: &Value) -> Option<Self> {
         let text = |key: &str| package[key].as_str().map(str::to_owned);
         let licence = text("license").unwrap_or_default();
-        Some(Self { source: text("source")?, name: text("name")?, licence })
+        let version = text("version")?;
+        Some(Self { source: text("source")?, name: text("name")?, version, licence })
     }
 }
 
 impl Rules {
     fn read(text: &str) -> Result<Self> {
         let table: Table = toml::from_str(text)?;
-        let licences = &table["licenses"];
-        let exceptions = list(&licences["exceptions"])?
+        let of = |section: &str, key: &str| {
+            let value = table.get(section).and_then(|section| section.get(key));
+            value.with_context(|| format!("[{section}] has no {key}"))
+        };
+        let field = |rule: &toml::Value, key: &str| {
+            rule.get(key).cloned().with_context(|| format!("a rule has no {key}"))
+        };
+        let exceptions = list(of("licenses", "exceptions")?)?
             .iter()
-            .map(|exception| Ok((word(&exception["crate"])?, words(&exception["allow"])?)));
-        let denied = list(&table["bans"]["deny"])?;
+            .map(|rule| Ok((word(&field(rule, "crate")?)?, words(&field(rule, "allow")?)?)));
+        let denied = list(of("bans", "deny")?)?;
         let once = denied.iter().filter(|rule| {
             rule.get("deny-multiple-versions").and_then(toml::Value::as_bool) == Some(true)
         });
         Ok(Self {
-            licences: words(&licences["allow"])?,
+            licences: words(of("licenses", "allow")?)?,
             exceptions: exceptions.collect::<Result<_>>()?,
-            once: once.map(|rule| word(&rule["crate"])).collect::<Result<_>>()?,
-            registries: words(&table["sources"]["allow-registry"])?,
+            once: once.map(|rule| word(&field(rule, "crate")?)).collect::<Result<_>>()?,
+            registries: words(of("sources", "allow-registry")?)?,
         })
     }
 
@@ -76,7 +117,7 @@ impl Rules {
     fn faults(&self, dependencies: &[Dependency]) -> Vec<String> {
         let mut faults = Vec::new();
         let mut seen = BTreeSet::new();
-        for Dependency { name, licence, source } in dependencies {
+        for Dependency { name, licence, source, .. } in dependencies {
             let more = self.exceptions.get(name).map_or(&[][..], Vec::as_slice);
             let allowed = |one: &str| self.licences.iter().chain(more).any(|known| known == one);
             if !holds(licence, &allowed) {
@@ -158,7 +199,7 @@ fn words(value: &toml::Value) -> Result<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Dependency, Rules, holds};
+    use super::{Dependency, Rules, holds, strange};
 
     #[test]
     fn a_licence_is_allowed_if_one_way_through_it_is() {
@@ -197,6 +238,7 @@ mod tests {
         let rules = Rules::read(text).expect("it says all that is needed");
         let new = |name: &str, licence: &str, source: &str| Dependency {
             name: name.into(),
+            version: "1.0.0".into(),
             licence: licence.into(),
             source: source.into(),
         };
@@ -216,5 +258,24 @@ mod tests {
         ]);
         let named: Vec<&str> = faults.iter().filter_map(|line| line.split(':').next()).collect();
         assert_eq!(named, ["b", "c", "vm-memory"]);
+    }
+
+    #[test]
+    fn a_version_that_is_fuzzed_and_not_used_is_named() {
+        let new = |name: &str, version: &str| Dependency {
+            name: name.into(),
+            version: version.into(),
+            licence: String::new(),
+            source: String::new(),
+        };
+        let used = [new("a", "1.0.0"), new("a", "2.0.0"), new("b", "1.0.0")];
+        let fuzzed = [new("a", "2.0.0"), new("b", "1.0.1"), new("fuzzer", "9.0.0")];
+        assert_eq!(strange(&used, &fuzzed), ["b: 1.0.1, and not 1.0.0"]);
+    }
+
+    #[test]
+    fn rules_without_a_section_are_refused_and_not_taken_for_none() {
+        assert!(Rules::read("").is_err());
+        assert!(Rules::read("[licenses]\nallow = []").is_err());
     }
 }
