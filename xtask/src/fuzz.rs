@@ -2,7 +2,7 @@
 
 use crate::build::{root, target};
 use crate::run::{output, say};
-use crate::tools::{self, CC, CXX};
+use crate::tools::{self, CC, CXX, NIGHTLY};
 use crate::{Outcome, run};
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeSet;
@@ -10,8 +10,6 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The compiler that can count what a program reaches.
-const TOOLCHAIN: &str = "nightly";
 /// What ends a run as a crash does: an input that takes so many seconds, or so much memory in MiB.
 /// Guest RAM is mapped whole, and only a little of it used.
 const LIMITS: [&str; 3] = ["-timeout=20", "-rss_limit_mb=4096", "-malloc_limit_mb=2048"];
@@ -66,14 +64,8 @@ pub(crate) fn fuzz(args: &Args) -> Outcome {
 /// are not installed unasked.
 fn need_tools() -> Result<()> {
     tools::need(&[CC, CXX])?;
-    let toolchains = output(Command::new("rustup").args(["toolchain", "list"]))
-        .context("rustup is missing; https://rustup.rs says how to install it")?;
-    let installed = toolchains.lines().any(|line| line.starts_with(TOOLCHAIN));
-    ensure!(
-        installed,
-        "the {TOOLCHAIN} compiler is missing; `rustup toolchain install {TOOLCHAIN} --profile \
-         minimal` installs it"
-    );
+    // It can count what a program reaches.
+    tools::need_nightly()?;
     if output(cargo_fuzz().arg("--version")).is_err() {
         bail!("cargo-fuzz is missing; `cargo install cargo-fuzz --locked` installs it");
     }
@@ -81,10 +73,8 @@ fn need_tools() -> Result<()> {
 }
 
 fn cargo_fuzz() -> Command {
-    let mut command = Command::new("rustup");
-    command.args(["run", TOOLCHAIN, "cargo", "fuzz"]).current_dir(root());
-    // They are about the cargo that runs this program.
-    command.env_remove("CARGO").env_remove("RUSTUP_TOOLCHAIN");
+    let mut command = tools::nightly_cargo();
+    command.arg("fuzz").current_dir(root());
     command
 }
 
@@ -140,7 +130,7 @@ fn play(name: &str, seconds: u32, folder: &Path) -> Result<Played> {
     for input in files(&artifacts)?.difference(&before) {
         let path = input.display();
         crash += &format!(
-            "\n  the input is {path}\n  `cargo +{TOOLCHAIN} fuzz run {name} {path}` plays it again; \
+            "\n  the input is {path}\n  `cargo +{NIGHTLY} fuzz run {name} {path}` plays it again; \
              copied to fuzz/corpus/{name}, so does `cargo test -p vmm fuzzing`"
         );
     }

@@ -4,6 +4,7 @@ mod archive;
 mod bench;
 mod build;
 mod c;
+mod careful;
 mod ci;
 mod debian;
 mod demo;
@@ -47,6 +48,8 @@ enum Verb {
     Guest(guest::Args),
     /// Run the fuzz targets, and print how far each has come.
     Fuzz(fuzz::Args),
+    /// Run the library's tests where undefined behaviour ends them.
+    Careful,
     /// Measure, and print a table.
     Bench(bench::Args),
     /// Run a command in the lab: an emulated AMD host with a KVM that runs stock kernels.
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Verb::C(args) => c::make(&args),
         Verb::Guest(args) => guest::print(&args),
         Verb::Fuzz(args) => fuzz::fuzz(&args),
+        Verb::Careful => careful::careful(),
         Verb::Bench(args) => bench::bench(&args),
         Verb::Lab(args) => lab::run_command(&args),
     };

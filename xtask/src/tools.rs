@@ -1,7 +1,7 @@
 //! What must be installed, and the installing of it.
 
 use crate::run::{output, run_aside, say};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use std::path::Path;
 use std::process::Command;
 
@@ -9,6 +9,9 @@ use std::process::Command;
 pub(crate) const MUSL: &str = "x86_64-unknown-linux-musl";
 /// The target where that one is not to be had.
 pub(crate) const GLIBC: &str = "x86_64-unknown-linux-gnu";
+
+/// The compiler that has what is not stable.
+pub(crate) const NIGHTLY: &str = "nightly";
 
 /// The lab's emulator.
 pub(crate) const QEMU: (&str, &str) = ("qemu-system-x86_64", "qemu-system-x86");
@@ -36,6 +39,28 @@ pub(crate) const DBUS: (&str, &str) = ("dbus-daemon", "dbus-daemon");
 pub(crate) const LZ4: (&str, &str) = ("lz4", "lz4");
 /// Likewise.
 pub(crate) const XZ: (&str, &str) = ("xz", "xz-utils");
+
+/// Says how to get the [`NIGHTLY`] compiler where it is missing: it is of use for little here, so it is
+/// not installed unasked.
+pub(crate) fn need_nightly() -> Result<()> {
+    let toolchains = output(Command::new("rustup").args(["toolchain", "list"]))
+        .context("rustup is missing; https://rustup.rs says how to install it")?;
+    ensure!(
+        toolchains.lines().any(|line| line.starts_with(NIGHTLY)),
+        "the {NIGHTLY} compiler is missing; `rustup toolchain install {NIGHTLY} --profile minimal` \
+         installs it"
+    );
+    Ok(())
+}
+
+/// cargo of the [`NIGHTLY`] compiler.
+pub(crate) fn nightly_cargo() -> Command {
+    let mut command = Command::new("rustup");
+    command.args(["run", NIGHTLY, "cargo"]);
+    // They are about the cargo that runs this program.
+    command.env_remove("CARGO").env_remove("RUSTUP_TOOLCHAIN");
+    command
+}
 
 /// Sees to it that each of `tools`, a program and the packages that bring it, is there.
 pub(crate) fn need(tools: &[(&str, &str)]) -> Result<()> {
