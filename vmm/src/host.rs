@@ -2,13 +2,13 @@
 
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::{Console, MachineConfig};
-use crate::confine::jail;
 use crate::control::access::Access;
 use crate::control::server::Server;
 use crate::error::{CallError, chain, code_of_causes};
 use crate::runtime::{Place, Runtime, RuntimeError};
+use crate::sockets::Bound;
 use crate::task::{Task, Tasks};
-use crate::vm::Vm;
+use crate::vm::{StartError, Vm};
 use std::io;
 use std::sync::Arc;
 
@@ -26,6 +26,7 @@ impl From<CatalogError> for CallError {
 
 /// A machine in this process that others can find by its name.
 ///
+/// Its vsock socket is there all the time: who connects while the machine is off waits until it is on.
 /// Dropping it turns the machine off, answers whoever waits for that, and frees the name.
 pub struct Host {
     // Dropped in this order: who is served is answered first.
@@ -38,7 +39,8 @@ impl Host {
     /// Gives a machine its place in `runtime`, turns it on, and serves it to whoever `access` admits;
     /// with it comes the task of the start. It is for a process that ends with the machine, so nobody
     /// can start the machine again. Before the machine has any thread, and when its place is this
-    /// process's, `confine` is called: what it does to the process holds for all of them.
+    /// process's and has its sockets, `confine` is called: what it does to the process holds for all
+    /// of them.
     ///
     /// # Errors
     /// The configuration is not valid, the name is in use (`VM_E_VM_RUNNING`), or the place cannot
@@ -47,7 +49,7 @@ impl Host {
         runtime: &Runtime,
         config: MachineConfig,
         access: Access,
-        confine: impl FnOnce(&MachineConfig, &Place, &Access) -> Result<(), CallError>,
+        confine: impl FnOnce(&MachineConfig, &mut Place) -> Result<(), CallError>,
     ) -> Result<(Self, Task), CallError> {
         let place = runtime.claim(&config.name)?;
         Self::at(place, runtime, config, access, confine, Vm::startup_once)
@@ -59,7 +61,7 @@ impl Host {
     /// # Errors
     /// There is no such machine, its definition has a fault, or as for [`launch`](Self::launch).
     pub fn registered(catalog: &Catalog, name: &str) -> Result<Self, CallError> {
-        let confine = |_: &_, _: &_, _: &_| Ok(());
+        let confine = |_: &_, _: &mut _| Ok(());
         Ok(Self::of_definition(catalog, name, Console::Attach, || (), confine, |_| Ok(()))?.0)
     }
 
@@ -73,7 +75,7 @@ impl Host {
         name: &str,
         console: Console,
         claimed: impl FnOnce(),
-        confine: impl FnOnce(&MachineConfig, &Place, &Access) -> Result<(), CallError>,
+        confine: impl FnOnce(&MachineConfig, &mut Place) -> Result<(), CallError>,
     ) -> Result<(Self, Task), CallError> {
         Self::of_definition(catalog, name, console, claimed, confine, Vm::startup_once)
     }
@@ -83,7 +85,7 @@ impl Host {
         name: &str,
         console: Console,
         claimed: impl FnOnce(),
-        confine: impl FnOnce(&MachineConfig, &Place, &Access) -> Result<(), CallError>,
+        confine: impl FnOnce(&MachineConfig, &mut Place) -> Result<(), CallError>,
         begin: impl FnOnce(&Vm) -> Result<T, CallError>,
     ) -> Result<(Self, T), CallError> {
         let machine = catalog.get(name)?;
@@ -105,26 +107,31 @@ impl Host {
 
     /// Does `begin` with the machine before others can reach it.
     fn at<T>(
-        place: Place,
+        mut place: Place,
         runtime: &Runtime,
         config: MachineConfig,
         access: Access,
-        confine: impl FnOnce(&MachineConfig, &Place, &Access) -> Result<(), CallError>,
+        confine: impl FnOnce(&MachineConfig, &mut Place) -> Result<(), CallError>,
         begin: impl FnOnce(&Vm) -> Result<T, CallError>,
     ) -> Result<(Self, T), CallError> {
-        let tasks = Tasks::numbered(runtime.task_ids());
-        confine(&config, &place, &access)?;
-        let vm = Arc::new(Vm::with_tasks(config, Some(&place.vsock()), tasks)?);
+        let (control, vsock) = (place.control(), place.vsock());
         let failed = |error: io::Error| {
-            let text = format!("cannot serve {}: {error}", place.control().display());
+            let text = format!("cannot serve {}: {error}", control.display());
             CallError::new(code_of_causes(&error), text)
         };
-        let begun = begin(&vm)?;
-        let listener = jail::listen(&place.control()).map_err(failed)?;
-        // Into a jail they are let before, by root.
-        if access.grants_anything() && !jail::is_jailed() {
+        let tasks = Tasks::numbered(runtime.task_ids());
+        // Whoever connects is refused until they listen.
+        let unbound = |source| StartError::Socket { path: vsock.clone(), source };
+        let vsock_socket = Bound::to(&vsock).map_err(unbound)?;
+        let control_socket = Bound::to(&control).map_err(failed)?;
+        if access.grants_anything() {
             place.open_to_others().map_err(failed)?;
         }
+        confine(&config, &mut place)?;
+        let vm = Arc::new(Vm::with_tasks(config, Some(&vsock), tasks)?);
+        vm.keep_socket(vsock_socket.listen().map_err(unbound)?);
+        let begun = begin(&vm)?;
+        let listener = control_socket.listen().map_err(failed)?;
         let server = Server::start(listener, vm.clone(), access).map_err(failed)?;
         Ok((Self { _server: server, vm, _place: place }, begun))
     }

@@ -72,6 +72,7 @@ pub mod outcome;
 pub mod pc_events;
 pub mod probe;
 pub mod runtime;
+mod sockets;
 pub mod state;
 pub mod tap;
 pub mod task;

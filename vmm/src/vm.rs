@@ -7,7 +7,7 @@
 //! that a boot has begun. A machine that has ended can be started again.
 
 use crate::config::{Components, ConfigError, DEVICES_MAX, MachineConfig, Net};
-use crate::confine::{self, Role, jail};
+use crate::confine::{self, Role};
 use crate::console::hub::ConsoleHub;
 use crate::console::{ConsoleError, HostConsole};
 use crate::disk::DiskError;
@@ -20,6 +20,7 @@ use crate::kvm::KvmError;
 use crate::machine::{Links, Machine, MachineControl, MachineError};
 use crate::notify::{self, Readiness, Told};
 use crate::outcome::Outcome;
+use crate::sockets::Bound;
 use crate::state::{StateCell, Verb, VmState, admit};
 use crate::tap::TapError;
 use crate::task::{Task, Tasks, Work};
@@ -34,7 +35,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -137,6 +138,8 @@ pub struct Vm {
 struct Inner {
     config: MachineConfig,
     vsock: Option<PathBuf>,
+    /// The vsock socket, if it is to outlive the machine's runs.
+    kept: OnceLock<UnixListener>,
     state: StateCell,
     tasks: Tasks,
     events: Events,
@@ -177,7 +180,9 @@ impl Vm {
     /// With `vsock`, host programs reach the guest's vsock ports through a Unix socket at that
     /// path, by the hybrid protocol: `CONNECT <port>\n` is answered with `OK <port>\n`. What the
     /// guest dials on the host arrives at the socket `<path>_<port>`. The file must not exist, and
-    /// is there while the machine is on.
+    /// is there while the machine is on. A [confined](crate::confine) process can make none when a
+    /// machine starts: there a machine with a socket is a [host's](crate::host::Host), which makes it
+    /// before.
     ///
     /// # Errors
     /// The configuration is not valid, or the host is short of threads.
@@ -204,6 +209,7 @@ impl Vm {
             readiness: Readiness::new(events.clone()),
             events,
             vsock: vsock.map(Path::to_owned),
+            kept: OnceLock::new(),
             config,
             state,
             tasks,
@@ -214,6 +220,12 @@ impl Vm {
             ended: Condvar::new(),
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Has the vsock socket, which is at the path that the machine was made with, outlive its runs.
+    pub(crate) fn keep_socket(&self, listener: UnixListener) {
+        // It has one already, and that does.
+        let _ = self.inner.kept.set(listener);
     }
 
     /// Makes a machine and turns it on: [`new`](Self::new), [`startup`](Self::startup), and the
@@ -591,7 +603,7 @@ impl Inner {
 
     /// Opens what connects the machine to the host.
     fn connect(&self) -> Result<Connected, StartError> {
-        let socket = self.vsock.as_deref().map(Socket::bind).transpose()?;
+        let (vsock_listener, socket) = self.vsock_socket()?;
         let mut drives = self.drives()?;
         let mut own_strings = match self.config.integration {
             Components::Off => Vec::new(),
@@ -603,7 +615,7 @@ impl Inner {
         }
         let links = Links {
             agents: self.agents.clone(),
-            vsock_listener: socket.as_ref().map(Socket::listener).transpose()?,
+            vsock_listener,
             vsock_path: self.vsock.clone(),
             console: HostConsole::open(&self.config.console)?,
             drives,
@@ -618,6 +630,22 @@ impl Inner {
         life.balloon = Some(links.balloon.clone());
         drop(life);
         Ok(Connected { links, _socket: socket })
+    }
+
+    /// The vsock socket for this run, and its file, unless that is to stay.
+    fn vsock_socket(&self) -> Result<(Option<UnixListener>, Option<SocketFile>), StartError> {
+        let Some(path) = &self.vsock else { return Ok((None, None)) };
+        let failed = |source| StartError::Socket { path: path.clone(), source };
+        if let Some(kept) = self.kept.get() {
+            return Ok((Some(kept.try_clone().map_err(failed)?), None));
+        }
+        if confine::is_confined() {
+            let text = "a confined process can make none any more";
+            return Err(failed(io::Error::new(io::ErrorKind::PermissionDenied, text)));
+        }
+        let bound = Bound::to(path).map_err(failed)?;
+        let file = SocketFile(path.clone());
+        Ok((Some(bound.listen().map_err(failed)?), Some(file)))
     }
 
     /// Opens the disks.
@@ -720,33 +748,16 @@ impl Drop for Ending<'_> {
 /// What connects a machine to the host while it is on.
 struct Connected {
     links: Links,
-    _socket: Option<Socket>,
+    _socket: Option<SocketFile>,
 }
 
-/// The Unix socket of the hybrid vsock protocol: it outlives the guest's reboots.
-struct Socket {
-    path: PathBuf,
-    listener: UnixListener,
-}
+/// The file of the hybrid vsock protocol's socket: it outlives the guest's reboots.
+struct SocketFile(PathBuf);
 
-impl Socket {
-    fn bind(path: &Path) -> Result<Self, StartError> {
-        let failed = |source| StartError::Socket { path: path.to_owned(), source };
-        let listener = jail::listen(path).map_err(failed)?;
-        Ok(Self { path: path.to_owned(), listener })
-    }
-
-    fn listener(&self) -> Result<UnixListener, StartError> {
-        self.listener
-            .try_clone()
-            .map_err(|source| StartError::Socket { path: self.path.clone(), source })
-    }
-}
-
-impl Drop for Socket {
+impl Drop for SocketFile {
     fn drop(&mut self) {
         // Gone already is as good.
-        let _ = std::fs::remove_file(&self.path);
+        let _ = std::fs::remove_file(&self.0);
     }
 }
 

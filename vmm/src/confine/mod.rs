@@ -236,6 +236,11 @@ impl Confinement {
     }
 }
 
+/// Whether this process is confined.
+pub(crate) fn is_confined() -> bool {
+    FILTERS.get().is_some()
+}
+
 /// Narrows the calling thread to `role`, if its process is confined. Each thread of the library does
 /// that itself; a host tool does it where it has nothing more to do than `role` has.
 ///

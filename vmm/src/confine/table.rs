@@ -351,12 +351,6 @@ pub(super) const TABLE: &[Row] = &[
         "doorbells and interrupts; the threads of devices",
     ),
     row(
-        calls!(SYS_fchmod SYS_bind SYS_listen),
-        Always,
-        Roles::VM,
-        "the vsock socket, its owner's alone, which Landlock keeps in the machine's directory",
-    ),
-    row(
         calls!(SYS_unlink SYS_unlinkat SYS_rmdir),
         Always,
         Roles::VM.union(Roles::MAIN),
@@ -385,10 +379,17 @@ pub(super) const TABLE: &[Row] = &[
     ),
     // Before the machine runs.
     row(
-        calls!(SYS_chmod SYS_fchmodat),
+        calls!(SYS_listen),
         Always,
         Roles::START,
-        "lets others reach the control socket whom the definition grants something",
+        "the machine's sockets begin to take connections",
+    ),
+    row(
+        calls!(SYS_fchmod SYS_bind),
+        Always,
+        Roles::START,
+        "a host tool that was confined before makes a machine's sockets, their owner's alone, which \
+         Landlock keeps in the machine's directory",
     ),
     row(calls!(SYS_prlimit64), Always, Roles::START, "how many clients there can be"),
     row(

@@ -91,8 +91,8 @@ fn run_telling(args: RunArgs, readiness: &Readiness, format: Format) -> Outcome 
     let signals = signals::block(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP]);
     let sandbox = args.sandbox;
     let (shared, screen) = (Arc::clone(&running), Arc::clone(&terminal));
-    let confine = |config: &MachineConfig, place: &Place, access: &Access| {
-        sandbox::enter(sandbox, config, place, access, &signals)?;
+    let confine = |config: &MachineConfig, place: &mut Place| {
+        sandbox::enter(sandbox, config, place, &signals)?;
         heed(signals, shared, screen).map_err(|error| {
             CallError::new(code_of_causes(&error), format!("cannot watch signals: {error}"))
         })
@@ -131,7 +131,7 @@ fn run_telling(args: RunArgs, readiness: &Readiness, format: Format) -> Outcome 
 fn launch(
     args: RunArgs,
     readiness: &Readiness,
-    confine: impl FnOnce(&MachineConfig, &Place, &Access) -> Result<(), CallError>,
+    confine: impl FnOnce(&MachineConfig, &mut Place) -> Result<(), CallError>,
 ) -> Result<(Host, Task), Failure> {
     let catalog = Catalog::of_user();
     let (kernel, name) = match (args.kernel, args.name) {

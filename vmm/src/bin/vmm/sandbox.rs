@@ -6,7 +6,6 @@ use protocol::HResult;
 use vmm::config::MachineConfig;
 use vmm::confine::jail::{self, JailError, Prisoner};
 use vmm::confine::{ConfineError, Confinement, Landlocked, Manner};
-use vmm::control::access::Access;
 use vmm::error::{CallError, chain};
 use vmm::runtime::Place;
 
@@ -15,8 +14,7 @@ use vmm::runtime::Place;
 pub(crate) fn enter(
     args: SandboxArgs,
     config: &MachineConfig,
-    place: &Place,
-    access: &Access,
+    place: &mut Place,
     signals: &Blocked,
 ) -> Result<(), CallError> {
     let manner = match args.sandbox {
@@ -29,7 +27,7 @@ pub(crate) fn enter(
     }
     let confinement = Confinement::new().machine(config).place(place.directory());
     if let Some(prisoner) = args.jail {
-        imprison(prisoner, &confinement, place, access, signals)?;
+        imprison(prisoner, &confinement, place, signals)?;
     }
     let Some(manner) = manner else { return Ok(()) };
     match confinement.manner(manner).enter().map_err(|error| unconfined(&error))? {
@@ -47,7 +45,6 @@ fn imprison(
     prisoner: Prisoner,
     confinement: &Confinement,
     place: &Place,
-    access: &Access,
     signals: &Blocked,
 ) -> Result<(), CallError> {
     let failed = |error: JailError| {
@@ -58,14 +55,7 @@ fn imprison(
         };
         CallError::new(code, format!("no jail: {}", chain(&error)))
     };
-    jail::prepare(prisoner, place.directory(), &[place.control(), place.vsock()])
-        .map_err(failed)?;
-    if access.grants_anything() {
-        place.open_to_others().map_err(|source| {
-            let what = "let others reach the control socket";
-            failed(JailError::Step { what, source })
-        })?;
-    }
+    jail::prepare(prisoner, place.directory()).map_err(failed)?;
     jail::fork(signals.signals(), || place.clear()).map_err(failed)?;
     jail::enter(prisoner, confinement, place.directory()).map_err(failed)
 }

@@ -17,10 +17,8 @@
 //! The process' capabilities are gone, also from the bounding set, and so are its groups.
 
 mod outside;
-mod sockets;
 
 pub use outside::fork;
-pub(crate) use sockets::listen;
 
 use super::Confinement;
 use super::files::Use;
@@ -112,22 +110,22 @@ pub fn is_jailed() -> bool {
     OUTSIDE.get().is_some()
 }
 
-/// Binds the machine's sockets to `paths`, and prepares its `directory`, in which they are: the jail's group may pass
-/// through, to what the guest dials on the host.
+/// Prepares the machine's `directory`: the jail's group may pass through, to what the guest dials on the
+/// host.
 ///
 /// # Errors
 /// The system refuses.
-pub fn prepare(prisoner: Prisoner, directory: &Path, paths: &[PathBuf]) -> Result<(), JailError> {
+pub fn prepare(prisoner: Prisoner, directory: &Path) -> Result<(), JailError> {
     if !rustix::process::geteuid().is_root() {
         return Err(JailError::NotRoot);
     }
     if prisoner.user == 0 || prisoner.group == 0 {
         return Err(JailError::Root);
     }
-    paths.iter().try_for_each(|path| sockets::bind(path))?;
     let failed = step("let the jail's group into the machine's directory");
     rustix::fs::chown(directory, None, Some(Gid::from_raw(prisoner.group))).map_err(&failed)?;
-    rustix::fs::chmod(directory, Mode::RWXU | Mode::XGRP).map_err(&failed)
+    let mode = Mode::from_raw_mode(rustix::fs::stat(directory).map_err(&failed)?.st_mode);
+    rustix::fs::chmod(directory, mode | Mode::XGRP).map_err(&failed)
 }
 
 /// Enters the jail: what `confinement` names is in it, and the machine's `directory`. The process must
