@@ -26,9 +26,9 @@ pub(crate) fn console(name: &str) -> Outcome {
     // The thread of the signals holds the terminal too, so a panic here would not drop it.
     let _restore = Restore(&terminal);
     let shared = Arc::clone(&terminal);
-    signals::watch(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP], move |signal, _| {
+    signals::watch(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP], move |signal| {
         shared.restore();
-        std::process::exit(EXIT_SIGNAL + signal);
+        std::process::exit(EXIT_SIGNAL + signal.number);
     })
     .map_err(|error| failed(&error))?;
     let client = connect(name)?;

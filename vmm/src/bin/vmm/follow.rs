@@ -86,7 +86,7 @@ impl Interrupt {
         let stage = Arc::new(Mutex::new(Stage::Asking));
         let interrupt = Self { name: name.to_owned(), stage: Arc::clone(&stage) };
         let name = name.to_owned();
-        let watched = signals::watch(&[libc::SIGINT], move |_, _| {
+        let watched = signals::watch(&[libc::SIGINT], move |_| {
             let task = {
                 let mut stage = stage.lock().unwrap_or_else(PoisonError::into_inner);
                 match &*stage {

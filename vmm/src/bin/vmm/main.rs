@@ -44,6 +44,14 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(error) => return usage(&error.format(&mut command)),
     };
+    let format = args.format;
+    if let Verb::Run(_) = args.verb
+        && let Err(error) = run::close_inherited()
+    {
+        let text = format!("cannot close what was open before: {error}");
+        output::print_failure(HResult::DISP_E_EXCEPTION, &text, format);
+        return ExitCode::FAILURE;
+    }
     let filter = EnvFilter::try_from_env("VMM_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -51,7 +59,6 @@ fn main() -> ExitCode {
         .log_internal_errors(false)
         .with_writer(std::io::stderr)
         .init();
-    let format = args.format;
     let outcome = match args.verb {
         Verb::Run(run) => run::run(run, format),
         Verb::Start(start) => start::start(&start, format),

@@ -12,6 +12,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use std::io::{self, IsTerminal};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use vmm::Task;
 use vmm::catalog::Catalog;
 use vmm::config::{ConfigError, Console, MachineConfig};
@@ -30,6 +31,9 @@ const EXIT_FAILED: u8 = 12;
 /// The exit code of a process that was told to end twice.
 const EXIT_FORCED: i32 = 130;
 
+/// How long after the first signal another program's belongs to it.
+const TOGETHER: Duration = Duration::from_secs(1);
+
 /// A machine, as the signals that end it find it.
 #[derive(Default)]
 struct Running {
@@ -45,13 +49,20 @@ fn lock(running: &SharedRunning) -> MutexGuard<'_, Running> {
     running.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Turns the machine off at the first signal; a second one ends this process at once.
+/// Turns the machine off at the first request to end; a second one ends this process at once.
 fn heed(signals: Blocked, running: SharedRunning, terminal: Arc<Terminal>) -> io::Result<()> {
-    signals.watch(move |_, count| {
-        if count > 0 {
-            terminal.restore();
-            std::process::exit(EXIT_FORCED);
+    let mut first: Option<Instant> = None;
+    signals.watch(move |signal| {
+        if let Some(first) = first {
+            // Whoever ends all of a service sends a signal to each process of it, and who is jailed
+            // gets it passed on as well: what programs send together is one request.
+            if signal.is_typed || first.elapsed() > TOGETHER {
+                terminal.restore();
+                std::process::exit(EXIT_FORCED);
+            }
+            return;
         }
+        first = Some(Instant::now());
         let mut running = lock(&running);
         running.unwanted = true;
         if let Some(vm) = &running.vm {
@@ -71,6 +82,18 @@ fn allow_descriptors() {
     let limits = getrlimit(Resource::Nofile);
     // It works with fewer.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, ..limits });
+}
+
+/// Closes what whoever started this process has left open beside the standard streams: a machine's
+/// process has nothing but what it opens itself. This must come first.
+pub(crate) fn close_inherited() -> io::Result<()> {
+    let (first, last) = (3 as libc::c_uint, libc::c_uint::MAX);
+    // Not every C library that this is built with has a function for it.
+    // SAFETY: nothing of this process has opened a descriptor yet.
+    match unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 pub(crate) fn run(args: RunArgs, format: Format) -> Outcome {

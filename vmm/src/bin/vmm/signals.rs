@@ -6,11 +6,19 @@ use std::ptr;
 use std::thread;
 use vmm::confine::{Role, narrow};
 
-/// Calls `on_signal` with each of `signals` that this process gets, and how many came before it: see
-/// [`block`].
+/// A signal that this process got.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Told {
+    /// Its number.
+    pub(crate) number: libc::c_int,
+    /// It comes from a key of the terminal, or from its end, rather than from a program.
+    pub(crate) is_typed: bool,
+}
+
+/// Calls `on_signal` with each of `signals` that this process gets: see [`block`].
 pub(crate) fn watch(
     signals: &[libc::c_int],
-    on_signal: impl FnMut(libc::c_int, u32) + Send + 'static,
+    on_signal: impl FnMut(Told) + Send + 'static,
 ) -> io::Result<()> {
     block(signals).watch(on_signal)
 }
@@ -48,21 +56,23 @@ impl Blocked {
         &self.signals
     }
 
-    /// Calls `on_signal` with each of them, also those that came meanwhile, and how many came before.
-    pub(crate) fn watch(
-        self,
-        mut on_signal: impl FnMut(libc::c_int, u32) + Send + 'static,
-    ) -> io::Result<()> {
+    /// Calls `on_signal` with each of them, also those that came meanwhile.
+    pub(crate) fn watch(self, mut on_signal: impl FnMut(Told) + Send + 'static) -> io::Result<()> {
         let set = self.set;
         thread::Builder::new().name("signals".into()).spawn(move || {
             narrow(Role::Signals);
-            for count in 0.. {
-                let mut signal = 0;
-                // SAFETY: the set is initialized and the number is written to `signal`.
-                if unsafe { libc::sigwait(&raw const set, &raw mut signal) } != 0 {
-                    return;
+            loop {
+                let mut told = MaybeUninit::<libc::siginfo_t>::uninit();
+                // SAFETY: the set is initialized, and what is told is written to `told`.
+                if unsafe { libc::sigwaitinfo(&raw const set, told.as_mut_ptr()) } < 0 {
+                    match io::Error::last_os_error().kind() {
+                        io::ErrorKind::Interrupted => continue,
+                        _ => return,
+                    }
                 }
-                on_signal(signal, count);
+                // SAFETY: the call succeeded, so it has written `told`.
+                let told = unsafe { told.assume_init() };
+                on_signal(Told { number: told.si_signo, is_typed: told.si_code > 0 });
             }
         })?;
         Ok(())

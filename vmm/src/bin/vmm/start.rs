@@ -123,7 +123,7 @@ fn heed_interrupt(name: &str) -> Arc<AtomicBool> {
     let begun = Arc::new(AtomicBool::new(false));
     let shared = Arc::clone(&begun);
     let name = name.to_owned();
-    let watched = signals::watch(&[libc::SIGINT], move |_, _| {
+    let watched = signals::watch(&[libc::SIGINT], move |_| {
         if !shared.load(Ordering::Acquire) {
             std::process::exit(EXIT_INTERRUPTED);
         }
