@@ -14,6 +14,8 @@ mod events;
 mod guest;
 #[path = "cli/help.rs"]
 mod help;
+#[path = "cli/jail.rs"]
+mod jail;
 #[path = "cli/net.rs"]
 mod net;
 #[path = "cli/power.rs"]

@@ -167,7 +167,7 @@ impl Runtime {
                 break lock;
             }
         };
-        let place = Place { directory, lock };
+        let place = Place { directory, lock: Some(lock) };
         for stale in [place.control(), place.vsock()] {
             match fs::remove_file(&stale) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -176,10 +176,11 @@ impl Runtime {
                 _ => {}
             }
         }
-        let mut file = &place.lock;
-        file.set_len(0)
-            .and_then(|()| file.write_all(name.as_bytes()))
-            .map_err(failed(&lock_path))?;
+        if let Some(mut file) = place.lock.as_ref() {
+            file.set_len(0)
+                .and_then(|()| file.write_all(name.as_bytes()))
+                .map_err(failed(&lock_path))?;
+        }
         Ok(place)
     }
 
@@ -314,7 +315,8 @@ fn folder_name(name: &str) -> String {
 #[derive(Debug)]
 pub struct Place {
     directory: PathBuf,
-    lock: File,
+    /// None if the place is another process's.
+    lock: Option<File>,
 }
 
 impl Place {
@@ -387,8 +389,16 @@ fn following_id(file: &File) -> io::Result<u32> {
 }
 
 impl Place {
+    /// Leaves it to the process that this one was forked from, which holds the lock as well.
+    pub(crate) fn let_go(&mut self) {
+        self.lock = None;
+    }
+
     /// Removes what the machine leaves behind, but a log, while its name is still taken.
     pub fn clear(&self) {
+        if self.lock.is_none() {
+            return;
+        }
         // While the lock is held nobody else uses the directory; what is gone already is as good.
         for path in [self.control(), self.vsock(), self.directory.join("lock")] {
             let _ = fs::remove_file(path);
@@ -447,6 +457,21 @@ mod tests {
         assert_eq!(runtime.find("web"), None);
         assert_eq!(fs::read_dir(&runtime.base).unwrap().count(), 0, "nothing is left behind");
         runtime.claim("web").unwrap();
+    }
+
+    #[test]
+    fn a_place_that_was_let_go_is_its_other_holders_alone() {
+        let (_folder, runtime) = runtime();
+        let mut place = runtime.claim("web").unwrap();
+        // As a fork leaves it: the same open file, in two processes.
+        let lock = place.lock.as_ref().map(|lock| lock.try_clone().unwrap());
+        let other = Place { directory: place.directory.clone(), lock };
+        place.let_go();
+        drop(place);
+        assert_eq!(runtime.find("web").as_deref(), Some("web"));
+        assert!(matches!(runtime.claim("web"), Err(RuntimeError::InUse(_))));
+        drop(other);
+        assert_eq!(fs::read_dir(&runtime.base).unwrap().count(), 0);
     }
 
     #[test]

@@ -93,7 +93,7 @@ impl Cache {
     }
 }
 
-/// Where the user's cache is.
+/// Where the user's cache is. In a [jail](crate::confine::jail) there is none: what names it is forgotten.
 pub(crate) fn directory_of_user() -> Option<PathBuf> {
     let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
     let cache = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;

@@ -12,7 +12,6 @@ pub mod unpack;
 mod zero_page;
 
 use crate::config::{KernelEntry, MachineConfig, Size};
-use crate::confine::jail;
 use crate::memory::{GuestRam, MMIO_GAP_START, PAGE_SIZE};
 use crate::x86::layout::{BOOT_PARAMS, CMDLINE, HIGH_RAM, MAPPED_END};
 use bzimage::{BzImage, BzImageError};
@@ -132,18 +131,16 @@ struct Initrd {
 /// # Errors
 /// A file cannot be read, is not what it is to be, or does not fit.
 pub fn load(ram: &GuestRam, config: &MachineConfig) -> Result<Entry, BootError> {
-    // In a jail the process is another user's.
-    let cache = if jail::is_jailed() { None } else { Cache::of_user() };
-    load_with(ram, config, cache.as_ref())
+    load_with(ram, config, Cache::of_user().as_ref())
 }
 
-/// Unpacks the kernel of `config` into the user's cache, unless it is there or needs no unpacking. What
-/// is wrong with it is said when it is loaded.
-pub(crate) fn keep(config: &MachineConfig) {
+/// Unpacks the kernel in `path` into the user's cache, unless it is there or needs no unpacking. What is
+/// wrong with it is said when it is loaded.
+pub(crate) fn keep(path: &Path) {
     let kept = || {
-        let image = Image::open(&config.kernel).ok()?;
+        let image = Image::open(path).ok()?;
         let start = image.start(bzimage::HEADER_END).ok()?;
-        if config.kernel_entry == KernelEntry::Bzimage || !BzImage::is_one(&start) {
+        if !BzImage::is_one(&start) {
             return None;
         }
         let packed = image.into_bytes().ok()?;

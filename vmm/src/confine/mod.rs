@@ -46,7 +46,7 @@ pub use offer::{Offer, offer};
 pub use role::{Role, Roles};
 
 use crate::boot;
-use crate::config::{Console, MachineConfig};
+use crate::config::{Console, KernelEntry, MachineConfig};
 use crate::kit::agent;
 use crate::{kvm, tap};
 use files::Use;
@@ -113,6 +113,12 @@ pub struct Confinement {
     manner: Manner,
     ram: u64,
     files: Vec<(PathBuf, Use)>,
+    /// Kernels that are unpacked before nothing can be kept any more.
+    kernels: Vec<PathBuf>,
+    /// Those of the files that are made if they are not there.
+    made: Vec<PathBuf>,
+    /// A machine has taps.
+    taps: bool,
 }
 
 impl Default for Confinement {
@@ -130,6 +136,9 @@ impl Confinement {
             manner: Manner::Kill,
             ram: 0,
             files: files.into_iter().map(|(path, wanted)| (path.into(), wanted)).collect(),
+            kernels: Vec::new(),
+            made: Vec::new(),
+            taps: false,
         }
     }
 
@@ -140,15 +149,18 @@ impl Confinement {
         self
     }
 
-    /// The machine that `config` describes, also for its reboots. Its kernel is unpacked here, where
-    /// the cache can still be written, and the file of its console made.
+    /// The machine that `config` describes, also for its reboots. When the process
+    /// [is confined](Self::enter) its kernel is unpacked into the user's cache, while that can still be
+    /// written, and the file of its console made.
     #[must_use]
     pub fn machine(mut self, config: &MachineConfig) -> Self {
-        boot::keep(config);
         self.ram = self.ram.saturating_add(config.memory);
         self.add(kvm::DEVICE, Use::Device);
         self.add(&config.kernel, Use::Read);
-        for path in config.initrd.iter().cloned().chain(boot::cache::directory_of_user()) {
+        if config.kernel_entry != KernelEntry::Bzimage {
+            self.kernels.push(config.kernel.clone());
+        }
+        if let Some(path) = &config.initrd {
             self.add(path, Use::Read);
         }
         for path in agent::places_of(&config.integration) {
@@ -166,10 +178,10 @@ impl Confinement {
         }
         if !config.nets.is_empty() {
             self.add(tap::DEVICE, Use::Device);
+            self.taps = true;
         }
         if let Console::File(path) = &config.console {
-            // One that cannot be made is told of when the machine starts.
-            let _ = make(path);
+            self.made.push(path.clone());
             self.add(path, Use::Write);
         }
         self
@@ -210,7 +222,7 @@ impl Confinement {
     /// # Errors
     /// The process has more than one thread, or the kernel refuses. Then it is not to go on as if it
     /// were confined.
-    pub fn enter(self) -> Result<Landlocked, ConfineError> {
+    pub fn enter(mut self) -> Result<Landlocked, ConfineError> {
         if FILTERS.get().is_some() {
             return Err(ConfineError::Twice);
         }
@@ -226,6 +238,16 @@ impl Confinement {
         limits::set(self.ram)?;
         rustix::thread::set_no_new_privs(true)
             .map_err(|error| ConfineError::NoNewPrivs(error.into()))?;
+        for kernel in std::mem::take(&mut self.kernels) {
+            boot::keep(&kernel);
+            if let Some(cache) = boot::cache::directory_of_user() {
+                self.add(cache, Use::Read);
+            }
+        }
+        for path in &self.made {
+            // One that cannot be made is told of when the machine starts.
+            let _ = make(path);
+        }
         let landlocked = files::restrict(&self.files)?;
         FILTERS.set(filters).map_err(|_| ConfineError::Twice)?;
         if let Some(filters) = FILTERS.get() {

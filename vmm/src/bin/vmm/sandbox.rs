@@ -4,9 +4,9 @@ use crate::args::{Sandbox, SandboxArgs};
 use crate::signals::Blocked;
 use protocol::HResult;
 use vmm::config::MachineConfig;
-use vmm::confine::jail::{self, JailError, Prisoner};
+use vmm::confine::jail::{self, JailError};
 use vmm::confine::{ConfineError, Confinement, Landlocked, Manner};
-use vmm::error::{CallError, chain};
+use vmm::error::{CallError, chain, code_of_causes};
 use vmm::runtime::Place;
 
 /// Confines this process, which has one thread, `signals` blocked, and runs the machine of `config`.
@@ -25,9 +25,10 @@ pub(crate) fn enter(
     if manner.is_none() && args.jail.is_none() {
         return Ok(());
     }
-    let confinement = Confinement::new().machine(config).place(place.directory());
+    let mut confinement = Confinement::new().machine(config).place(place.directory());
     if let Some(prisoner) = args.jail {
-        imprison(prisoner, &confinement, place, signals)?;
+        jail::enter(prisoner, &mut confinement, place, signals.signals())
+            .map_err(|error| unjailed(&error))?;
     }
     let Some(manner) = manner else { return Ok(()) };
     match confinement.manner(manner).enter().map_err(|error| unconfined(&error))? {
@@ -41,23 +42,15 @@ pub(crate) fn enter(
     Ok(())
 }
 
-fn imprison(
-    prisoner: Prisoner,
-    confinement: &Confinement,
-    place: &Place,
-    signals: &Blocked,
-) -> Result<(), CallError> {
-    let failed = |error: JailError| {
-        let code = match error {
-            JailError::NotRoot | JailError::Unusable { .. } => HResult::ERROR_ACCESS_DENIED,
-            JailError::Root => HResult::E_INVALIDARG,
-            _ => HResult::DISP_E_EXCEPTION,
-        };
-        CallError::new(code, format!("no jail: {}", chain(&error)))
+fn unjailed(error: &JailError) -> CallError {
+    let code = match error {
+        JailError::NotRoot | JailError::Unusable { .. } | JailError::Unfit { .. } => {
+            HResult::ERROR_ACCESS_DENIED
+        }
+        JailError::Root => HResult::E_INVALIDARG,
+        JailError::Step { .. } | JailError::Bring { .. } => code_of_causes(error),
     };
-    jail::prepare(prisoner, place.directory()).map_err(failed)?;
-    jail::fork(signals.signals(), || place.clear()).map_err(failed)?;
-    jail::enter(prisoner, confinement, place.directory()).map_err(failed)
+    CallError::new(code, format!("no jail: {}", chain(error)))
 }
 
 fn unconfined(error: &ConfineError) -> CallError {
