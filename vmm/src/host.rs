@@ -119,7 +119,7 @@ impl Host {
             let text = format!("cannot serve {}: {error}", control.display());
             CallError::new(code_of_causes(&error), text)
         };
-        let tasks = Tasks::numbered(runtime.task_ids());
+        let tasks = Tasks::numbered(runtime.task_ids()?);
         // Whoever connects is refused until they listen.
         let unbound = |source| StartError::Socket { path: vsock.clone(), source };
         let vsock_socket = Bound::to(&vsock).map_err(unbound)?;

@@ -9,6 +9,11 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a lock that is waited for is left alone: the kernel knows no wait for one that ends.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Opens the file that is to be locked, for this user only, and makes it if it is not there.
 pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
@@ -48,14 +53,17 @@ fn try_lock(file: &File, kind: libc::c_int) -> io::Result<bool> {
     }
 }
 
-/// Waits for the lock on `file`, and takes it until that is closed.
-pub(crate) fn await_lock(file: &File) -> io::Result<()> {
-    loop {
-        match lock_call(file, libc::F_OFD_SETLKW, libc::F_WRLCK) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            waited => return waited.map(drop),
+/// Takes the lock on `file` until that is closed, and waits for it, but no longer than `patience`: who
+/// has it may be stopped, or mean no good. False if it was not to be had.
+pub(crate) fn await_lock(file: &File, patience: Duration) -> io::Result<bool> {
+    let deadline = Instant::now() + patience;
+    while !take_lock(file)? {
+        if Instant::now() >= deadline {
+            return Ok(false);
         }
+        thread::sleep(LOOK_AGAIN);
     }
+    Ok(true)
 }
 
 /// Whether somebody has the lock on `file`. Only looks: taking it for a moment, to see whether that

@@ -10,7 +10,9 @@
 //!     `-- log         what the machine's process last said, if that has no terminal; it stays
 //! ```
 //!
-//! Beside the directories a file holds the last id of a task, so that ids are unique among machines.
+//! Beside the directories a file holds the last id of a task that a machine has got, so that ids are
+//! unique among machines. A machine gets a [block](Runtime::task_ids) of them before it runs, and never
+//! comes back: a file that all machines could lock would let each of them stop all others.
 //!
 //! A machine is alive while a process holds its lock, never because a file says so: what a killed
 //! process left behind is replaced without a word.
@@ -22,9 +24,10 @@ use protocol::HResult;
 use sha2::{Digest, Sha256};
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
+use std::ops::RangeInclusive;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 /// Bytes of a Unix socket's path that the kernel takes, without the final NUL.
 const SOCKET_PATH_MAX: usize = 107;
@@ -44,6 +47,11 @@ const OTHERS_PASS: u32 = 0o011;
 const STICKY: u32 = 0o1000;
 /// The file with the id of the last task; no machine can have this name.
 const LAST_TASK: &str = ":last-task";
+/// Ids of a machine's block: more than there are tasks that are [kept](crate::task::KEPT), and few
+/// enough for half a million machines.
+const BLOCK: u32 = 4_096;
+/// How long a machine waits for others that take their blocks, which is done in an instant.
+const BLOCK_PATIENCE: Duration = Duration::from_secs(1);
 /// What the machine's process says.
 const LOG: &str = "log";
 /// Bytes of the longest name.
@@ -70,6 +78,12 @@ pub enum RuntimeError {
          shorter path", .0.display()
     )]
     TooLong(PathBuf),
+    /// Somebody keeps the ids of tasks to himself.
+    #[error(
+        "another process holds the lock on {} and does not let go of it; it may be stopped, and \
+         `fuser -v` names it", .0.display()
+    )]
+    Locked(PathBuf),
     /// The directory could not be made.
     #[error("cannot make {} (VMM_RUNTIME_DIR can name another place)", path.display())]
     NotMade {
@@ -95,6 +109,7 @@ impl RuntimeError {
         match self {
             Self::Name(error) => error.code(),
             Self::InUse(_) => HResult::VM_E_VM_RUNNING,
+            Self::Locked(_) => HResult::ERROR_SHARING_VIOLATION,
             Self::TooLong(_) => HResult::ERROR_BUFFER_OVERFLOW,
             Self::NotOurs(_) => HResult::ERROR_BAD_PATHNAME,
             Self::NotMade { path, source } | Self::Io { path, source } => code_of(source, path),
@@ -266,18 +281,23 @@ impl Runtime {
         names
     }
 
-    /// What gives the machines' tasks their ids: each is given once as long as the directory lasts,
-    /// whichever machine asks. The file is opened here: a [confined](crate::confine) process cannot
-    /// do that later.
-    pub fn task_ids(&self) -> impl Fn() -> io::Result<u32> + Send + Sync + use<> {
+    /// The ids of one machine's tasks: a block that no other machine gets as long as the directory
+    /// lasts, unless half a million others have started meanwhile. The file that says so is not
+    /// needed any more when this returns.
+    ///
+    /// If that file cannot be used, which is logged, the ids may be those of another machine, too.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Locked`]: another process keeps the file to itself for longer than a second.
+    pub fn task_ids(&self) -> Result<RangeInclusive<u32>, RuntimeError> {
         let path = self.base.join(LAST_TASK);
-        // The lock on it is between processes.
-        let opened = Mutex::new(open_lock(&path).ok());
-        move || {
-            let mut opened = opened.lock().unwrap_or_else(PoisonError::into_inner);
-            match opened.as_ref() {
-                Some(file) => next_id(file),
-                None => next_id(opened.insert(open_lock(&path)?)),
+        match next_block(&path) {
+            Ok(Some(ids)) => Ok(ids),
+            Ok(None) => Err(RuntimeError::Locked(path)),
+            Err(error) => {
+                let file = path.display();
+                tracing::warn!(%error, %file, "ids of tasks may be those of another machine's, too");
+                Ok(1..=BLOCK)
             }
         }
     }
@@ -366,26 +386,36 @@ fn failed(path: &Path) -> impl FnOnce(io::Error) -> RuntimeError + use<> {
     move |source| RuntimeError::Io { path, source }
 }
 
-/// The number after that in `file`, which is written there.
-fn next_id(file: &File) -> io::Result<u32> {
-    await_lock(file)?;
-    let id = following_id(file);
-    free_lock(file);
-    id
+/// The ids after those that the file at `path` tells of, which then tells of these; none if somebody
+/// else keeps it.
+fn next_block(path: &Path) -> io::Result<Option<RangeInclusive<u32>>> {
+    let file = open_lock(path)?;
+    // Whose file it is, he can lock it for ever.
+    if file.metadata()?.uid() != rustix::process::geteuid().as_raw() {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    if !await_lock(&file, BLOCK_PATIENCE)? {
+        return Ok(None);
+    }
+    let block = following_block(&file);
+    // A process that is just being started may have the file open for longer.
+    free_lock(&file);
+    block.map(Some)
 }
 
-fn following_id(file: &File) -> io::Result<u32> {
+fn following_block(file: &File) -> io::Result<RangeInclusive<u32>> {
     let mut text = [0; 16];
     let length = file.read_at(&mut text, 0)?;
     // The API's ids are positive, in 31 bits.
     let text = std::str::from_utf8(&text[..length]).unwrap_or_default();
     let last: u32 = text.trim().parse().unwrap_or(0);
-    let next = if last < i32::MAX as u32 { last + 1 } else { 1 };
+    let first = if last <= i32::MAX as u32 - BLOCK { last + 1 } else { 1 };
+    let last = first + (BLOCK - 1);
     // Of the same length as the last one, and over it: that needs no room on a full disk.
-    let text = format!("{next:010}");
+    let text = format!("{last:010}");
     file.write_all_at(text.as_bytes(), 0)?;
     file.set_len(text.len() as u64)?;
-    Ok(next)
+    Ok(first..=last)
 }
 
 impl Place {
@@ -580,24 +610,73 @@ mod tests {
     fn ids_of_tasks_are_given_once_whoever_asks() {
         let (_folder, runtime) = runtime();
         let _place = runtime.claim("web").unwrap();
-        let mut ids: Vec<u32> = std::thread::scope(|scope| {
+        let mut firsts: Vec<u32> = std::thread::scope(|scope| {
             let ask = || {
-                let ids = runtime.task_ids();
-                (0..50).map(|_| ids().unwrap()).collect::<Vec<_>>()
+                (0..50)
+                    .map(|_| {
+                        let ids = runtime.task_ids().unwrap();
+                        assert_eq!(ids.clone().count(), BLOCK as usize);
+                        *ids.start()
+                    })
+                    .collect::<Vec<_>>()
             };
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
             threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
         });
-        ids.sort_unstable();
-        assert_eq!(ids, (1..=200).collect::<Vec<u32>>());
-        for (last, next) in [("2147483647", 1), ("nonsense", 1), ("", 1), ("99999999999", 1)] {
+        firsts.sort_unstable();
+        assert_eq!(firsts, (0..200).map(|block| block * BLOCK + 1).collect::<Vec<u32>>());
+        let highest = i32::MAX as u32;
+        for (last, first) in [
+            ("7", 8),
+            (&*(highest - BLOCK).to_string(), highest - BLOCK + 1),
+            (&(highest - BLOCK + 1).to_string(), 1),
+            ("2147483647", 1),
+            ("4294967295", 1),
+            ("99999999999", 1),
+            ("nonsense", 1),
+            ("", 1),
+        ] {
             fs::write(runtime.base.join(LAST_TASK), last).unwrap();
-            assert_eq!(runtime.task_ids()().unwrap(), next);
+            assert_eq!(runtime.task_ids().unwrap(), first..=first + (BLOCK - 1), "after {last}");
             let length = fs::metadata(runtime.base.join(LAST_TASK)).unwrap().len();
             assert_eq!(length, 10, "a longer one would need room on a full disk");
         }
         assert_eq!(runtime.list(), ["web"]);
         assert!(check_name(LAST_TASK).is_err());
+    }
+
+    #[test]
+    fn who_keeps_the_ids_of_tasks_is_not_waited_for_longer_than_a_bound() {
+        let (_folder, runtime) = runtime();
+        let _place = runtime.claim("web").unwrap();
+        let path = runtime.base.join(LAST_TASK);
+        let keeper = open_lock(&path).unwrap();
+        assert!(take_lock(&keeper).unwrap());
+        let (answer, answered) = std::sync::mpsc::channel();
+        let asked = runtime.clone();
+        std::thread::spawn(move || answer.send(asked.task_ids()));
+        let refused = answered.recv_timeout(Duration::from_secs(30)).unwrap().unwrap_err();
+        assert_eq!(refused.code(), HResult::ERROR_SHARING_VIOLATION);
+        assert!(refused.to_string().contains(path.to_str().unwrap()), "{refused}");
+        drop(keeper);
+        assert_eq!(runtime.task_ids().unwrap(), 1..=BLOCK);
+    }
+
+    #[test]
+    fn a_file_of_ids_that_is_another_users_keeps_nobody_from_starting() {
+        let (_folder, runtime) = runtime();
+        let _place = runtime.claim("web").unwrap();
+        let path = runtime.base.join(LAST_TASK);
+        if rustix::process::geteuid().is_root() {
+            let theirs = open_lock(&path).unwrap();
+            std::os::unix::fs::chown(&path, Some(61_234), None).unwrap();
+            assert!(take_lock(&theirs).unwrap());
+            assert_eq!(runtime.task_ids().unwrap(), 1..=BLOCK);
+            assert_eq!(fs::metadata(&path).unwrap().len(), 0, "nothing is written there");
+            fs::remove_file(&path).unwrap();
+        }
+        symlink("/nowhere", &path).unwrap();
+        assert_eq!(runtime.task_ids().unwrap(), 1..=BLOCK);
     }
 
     #[test]

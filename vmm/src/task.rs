@@ -15,8 +15,7 @@
 use crate::error::CallError;
 use protocol::HResult;
 use protocol::task::{LogoffReport, TaskInfo, TaskResult};
-use std::collections::BTreeMap;
-use std::io;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use vmm_sys_util::eventfd::EventFd;
@@ -52,78 +51,86 @@ pub(crate) fn check_wait(milliseconds: i32) -> Result<Option<Duration>, CallErro
 /// task is complete and was cancelled.
 pub(crate) type Canceller = Box<dyn Fn() -> Result<(), CallError> + Send + Sync>;
 
-/// The tasks of one machine; their ids rise, from 1 if nobody else gives them.
+/// The tasks of one machine, with ids from a block of its own, or from 1 on.
 #[derive(Clone, Default)]
 pub struct Tasks {
     shared: Arc<Mutex<Collection>>,
     bells: Bells,
 }
 
-/// Gives each task its id.
-type Ids = Box<dyn Fn() -> io::Result<u32> + Send>;
-
 /// What is rung whenever a task changes.
 type Bells = Arc<Mutex<Vec<Weak<EventFd>>>>;
 
-#[derive(Default)]
 struct Collection {
-    ids: Option<Ids>,
+    ids: RangeInclusive<u32>,
     last_id: u32,
-    /// By the order in which they began, as far as ids tell.
-    tasks: BTreeMap<u32, Task>,
+    /// In the order in which they began.
+    tasks: Vec<Task>,
+}
+
+impl Default for Collection {
+    fn default() -> Self {
+        // The API's ids are positive, in 31 bits.
+        Self::of(1..=i32::MAX as u32)
+    }
 }
 
 impl Collection {
+    fn of(ids: RangeInclusive<u32>) -> Self {
+        // The first one comes after the last.
+        Self { last_id: *ids.end(), ids, tasks: Vec::new() }
+    }
+
+    /// The id after the last one. When all have been given they are given again, but not those of
+    /// tasks that are known.
     fn next_id(&mut self) -> u32 {
-        let given = self.ids.as_ref().map(|ids| ids());
-        // Four thousand million tasks later the machine is old enough.
-        let next = self.last_id.saturating_add(1);
-        self.last_id = match given {
-            // Should whoever gives them begin again, ours go on.
-            Some(Ok(id)) => id.max(next),
-            None => next,
-            Some(Err(error)) => {
-                tracing::warn!(%error, "a task's id may be another machine's task's, too");
-                next
+        // There are more ids than tasks are kept, and than run at once; were there not, two tasks
+        // would have one, and the older is found by it.
+        for _ in 0..=self.tasks.len() {
+            let (first, last) = (*self.ids.start(), *self.ids.end());
+            self.last_id = if self.last_id < last { self.last_id + 1 } else { first };
+            if self.get(self.last_id).is_none() {
+                break;
             }
-        };
+        }
         self.last_id
+    }
+
+    fn get(&self, id: u32) -> Option<&Task> {
+        self.tasks.iter().find(|task| task.id == id)
     }
 
     /// Forgets the oldest of the complete tasks, as far as there are too many or they are too long.
     fn forget(&mut self) {
         let (mut tasks, mut sessions) = (0, 0);
-        let complete = self.tasks.values().rev().filter_map(|task| {
-            let reported = task.sessions_if_complete()?;
+        let mut much = |task: &Task| {
+            let Some(reported) = task.sessions_if_complete() else { return false };
             tasks += 1;
             sessions += reported;
-            Some((task.id, tasks > KEPT || sessions > KEPT_SESSIONS))
-        });
-        let surplus: Vec<u32> = complete.filter_map(|(id, much)| much.then_some(id)).collect();
-        for id in surplus {
-            self.tasks.remove(&id);
-        }
+            tasks > KEPT || sessions > KEPT_SESSIONS
+        };
+        // The newest are counted first.
+        let mut surplus: Vec<bool> = self.tasks.iter().rev().map(&mut much).collect();
+        self.tasks.retain(|_| !surplus.pop().unwrap_or_default());
     }
 }
 
 impl Tasks {
-    /// No tasks yet; `ids` gives each its id.
-    pub(crate) fn numbered(ids: impl Fn() -> io::Result<u32> + Send + 'static) -> Self {
-        let tasks = Self::default();
-        tasks.lock().ids = Some(Box::new(ids));
-        tasks
+    /// No tasks yet; these will be their ids, one after the other.
+    pub(crate) fn numbered(ids: RangeInclusive<u32>) -> Self {
+        Self { shared: Arc::new(Mutex::new(Collection::of(ids))), bells: Bells::default() }
     }
 
     /// The task with this id, unless it was complete for so long that it has been forgotten.
     #[must_use]
     pub fn get(&self, id: u32) -> Option<Task> {
-        self.lock().tasks.get(&id).cloned()
+        self.lock().get(id).cloned()
     }
 
     /// All tasks, the oldest first.
     #[must_use]
     pub fn list(&self) -> Vec<Task> {
-        self.lock().tasks.values().cloned().collect()
+        self.lock().tasks.clone()
     }
 
     /// Has `bell` written to whenever a task changes, as long as somebody else holds it.
@@ -137,7 +144,7 @@ impl Tasks {
         let mut collection = self.lock();
         let id = collection.next_id();
         let task = Task::new(id, description, canceller, self.bells.clone());
-        collection.tasks.insert(task.id, task.clone());
+        collection.tasks.push(task.clone());
         collection.forget();
         (task.clone(), Work { task, finished: false })
     }

@@ -136,9 +136,33 @@ fn of_tasks_with_long_reports_fewer_are_kept() {
 }
 
 #[test]
-fn ids_rise_even_if_whoever_gives_them_begins_again() {
-    let given = Mutex::new(vec![1, 2, 9].into_iter());
-    let tasks = Tasks::numbered(move || Ok(given.lock().unwrap().next().unwrap_or(1)));
-    let ids: Vec<u32> = (0..5).map(|_| tasks.start("t", Box::new(|| Ok(()))).0.id()).collect();
-    assert_eq!(ids, [1, 2, 9, 10, 11]);
+fn ids_are_given_again_when_all_have_been_but_never_those_of_tasks_that_are_known() {
+    let tasks = Tasks::numbered(7..=11);
+    let start = || tasks.start("t", Box::new(|| Ok(())));
+    let (running, works): (Vec<_>, Vec<_>) = (0..3).map(|_| start()).unzip();
+    let (fourth, fourth_work) = start();
+    let (fifth, fifth_work) = start();
+    let ids = |some: &[Task]| some.iter().map(Task::id).collect::<Vec<u32>>();
+    assert_eq!((ids(&running), fourth.id(), fifth.id()), (vec![7, 8, 9], 10, 11));
+    // The fourth is forgotten: its report is too long to be kept beside the fifth's.
+    let row = SessionReport {
+        session: SessionSummary::default(),
+        outcome: None,
+        milliseconds: None,
+        survivors: Vec::new(),
+    };
+    for work in [fourth_work, fifth_work] {
+        let sessions = vec![row.clone(); KEPT_SESSIONS];
+        work.report(Arc::new(LogoffReport { sessions, ..LogoffReport::default() }));
+        work.finish(TaskResult::Success, HResult::S_OK, "");
+    }
+    tasks.lock().forget();
+    assert!(tasks.get(10).is_none() && tasks.get(11).is_some());
+    let (again, _again_work) = start();
+    assert_eq!(again.id(), 10);
+    assert_eq!(ids(&tasks.list()), [7, 8, 9, 11, 10], "the oldest comes first");
+    // With every id in use there is still an end.
+    let (surplus, _surplus_work) = start();
+    assert!((7..=11).contains(&surplus.id()));
+    drop(works);
 }

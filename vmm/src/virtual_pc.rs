@@ -166,7 +166,8 @@ impl VirtualPc {
         Ok(names.into_iter().map(|name| self.machine(name)).collect())
     }
 
-    /// The tasks of all machines that run, the oldest first.
+    /// The tasks of all machines that run, in the order of their ids: those of the machine that was
+    /// started first, then the next one's.
     ///
     /// # Errors
     /// The catalog cannot be used.
