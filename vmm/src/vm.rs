@@ -2,7 +2,8 @@
 //!
 //! This is the only place that changes a machine's [state](crate::state). A verb is admitted and
 //! the state changed under one lock, so that of two callers one is first. A thread named `vm` runs
-//! the machine from startup to end; a guest that reboots gets a new [`Machine`] made from the same
+//! the machine from startup to end, and waits for the next startup: whoever asks for that may have
+//! [given up](crate::confine) starting threads. A guest that reboots gets a new [`Machine`] made from the same
 //! configuration, so that nothing of the earlier boot is left, and the integration channel is told
 //! that a boot has begun. A machine that has ended can be started again.
 
@@ -34,6 +35,7 @@ use protocol::task::TaskResult;
 use std::fs::File;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -155,6 +157,8 @@ struct Inner {
 /// What belongs to a machine that is on, guarded together with the changes of its state.
 #[derive(Default)]
 struct Life {
+    /// Has the `vm` thread run the machine; it ends when this is dropped.
+    starter: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
     /// The boot that runs now.
     control: Option<MachineControl>,
@@ -219,7 +223,24 @@ impl Vm {
             life: Mutex::default(),
             ended: Condvar::new(),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        let vm = Self { inner: Arc::new(inner) };
+        // One order at a time: a machine is started that is turned off.
+        let (starter, starts) = bounded(1);
+        let thread = {
+            let inner = vm.inner.clone();
+            thread::Builder::new().name("vm".into()).spawn(move || {
+                confine::narrow(Role::Vm);
+                for () in starts {
+                    inner.run();
+                }
+            })
+        };
+        let thread = thread.map_err(StartError::Thread)?;
+        {
+            let mut life = vm.inner.lock();
+            (life.starter, life.thread) = (Some(starter), Some(thread));
+        }
+        Ok(vm)
     }
 
     /// Has the vsock socket, which is at the path that the machine was made with, outlive its runs.
@@ -287,7 +308,7 @@ impl Vm {
     /// Turns the machine on: `IVMVirtualMachine::Startup`. The task is complete when it runs.
     ///
     /// # Errors
-    /// `VM_E_VM_RUNNING` if it is not turned off; `VM_E_OUT_OF_RESOURCE` without a thread for it;
+    /// `VM_E_VM_RUNNING` if it is not turned off;
     /// `VM_E_APP_SHUTTING_DOWN` if it has ended and its process is about to. What is wrong with host
     /// or files comes through the task.
     pub fn startup(&self) -> Result<Task, CallError> {
@@ -296,21 +317,16 @@ impl Vm {
             let text = "the machine's process is ending; try again";
             return Err(CallError::new(HResult::VM_E_APP_SHUTTING_DOWN, text));
         }
-        if let Some(former) = life.thread.take() {
-            // It has ended, or is about to: turning the machine off was its last act.
-            let _ = former.join();
+        // The thread takes the order when it is done with its former run, of which turning the machine
+        // off was the last act.
+        let ordered = life.starter.as_ref().is_some_and(|starter| starter.try_send(()).is_ok());
+        if !ordered {
+            let text = "the machine's thread does not answer";
+            return Err(CallError::new(HResult::DISP_E_EXCEPTION, text));
         }
         let (task, work) = self.inner.tasks.start_committed("start the machine");
         life.unwanted = false;
         life.end = None;
-        let thread = {
-            let inner = self.inner.clone();
-            thread::Builder::new().name("vm".into()).spawn(move || {
-                confine::narrow(Role::Vm);
-                inner.run();
-            })
-        };
-        life.thread = Some(thread.map_err(StartError::Thread)?);
         life.startup = Some(work);
         self.inner.enter(VmState::TurningOn);
         Ok(task)
@@ -476,7 +492,11 @@ impl Drop for Vm {
     fn drop(&mut self) {
         // Off already is as good.
         let _ = self.turn_off();
-        let thread = self.inner.lock().thread.take();
+        let thread = {
+            let mut life = self.inner.lock();
+            life.starter = None;
+            life.thread.take()
+        };
         if let Some(thread) = thread {
             // A panic of that thread has been reported where it happened.
             let _ = thread.join();
@@ -536,11 +556,15 @@ impl Inner {
         })
     }
 
-    /// The `vm` thread: from startup to the end.
+    /// What the `vm` thread does, from startup to the end.
     fn run(&self) {
-        // Whoever waits is answered even if this thread panics, which is reported elsewhere.
-        let mut ending = Ending { inner: self, end: End::Failed("the vm thread panicked".into()) };
-        ending.end = self.boots();
+        // Whoever waits is answered even if this thread panics, which is reported elsewhere, and the
+        // machine can be started again.
+        let _ = panic::catch_unwind(AssertUnwindSafe(|| {
+            let text = "the vm thread panicked";
+            let mut ending = Ending { inner: self, end: End::Failed(text.into()) };
+            ending.end = self.boots();
+        }));
     }
 
     /// Runs one boot after the other until the machine ends for good.
