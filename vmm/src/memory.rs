@@ -9,9 +9,10 @@
 //! ```
 //!
 //! The mapping is private, anonymous and not reserved: a page costs host memory once the guest
-//! touches it.
+//! touches it. It is left out of core files, which could be read by others than the guest's owner.
 
-use vm_memory::{GuestAddress, GuestMemoryMmap};
+use std::io;
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 /// Guest RAM as every part of the monitor sees it. Cloning is cheap and shares the mapping.
 pub type GuestRam = GuestMemoryMmap<()>;
@@ -34,6 +35,9 @@ pub enum MemoryError {
         /// What the mapping said.
         source: vm_memory::mmap::FromRangesError,
     },
+    /// It would be in core files.
+    #[error("cannot leave guest RAM out of core files")]
+    Dump(#[source] io::Error),
 }
 
 /// Address ranges, start and length in bytes, that `bytes` of RAM occupy.
@@ -55,13 +59,23 @@ pub fn map(bytes: u64) -> Result<GuestRam, MemoryError> {
         .into_iter()
         .map(|(start, length)| (GuestAddress(start), length as usize))
         .collect();
-    GuestRam::from_ranges(&ranges).map_err(|source| MemoryError::Map { bytes, source })
+    let ram =
+        GuestRam::from_ranges(&ranges).map_err(|source| MemoryError::Map { bytes, source })?;
+    for region in ram.iter() {
+        let length = region.len() as usize;
+        // SAFETY: these are the pages of the region, which was just mapped; what they hold stays.
+        let left_out =
+            unsafe { libc::madvise(region.as_ptr().cast(), length, libc::MADV_DONTDUMP) };
+        if left_out != 0 {
+            return Err(MemoryError::Dump(io::Error::last_os_error()));
+        }
+    }
+    Ok(ram)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vm_memory::GuestMemoryBackend;
 
     #[test]
     fn ram_beyond_the_gap_goes_on_at_four_gib() {
@@ -72,6 +86,28 @@ mod tests {
             [(0, 3 << 30), (4 << 30, 2 << 30)],
             "two GiB lie above the gap"
         );
+    }
+
+    #[test]
+    fn guest_ram_is_left_out_of_core_files() {
+        let ram = map(5 << 30).expect("5 GiB are only reserved, not touched");
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        for region in ram.iter() {
+            let start = region.as_ptr() as usize;
+            let end = start + region.len() as usize;
+            // Mappings that are next to each other and alike are one.
+            let flags = maps.split("VmFlags:").zip(maps.split("VmFlags:").skip(1));
+            let mut flags = flags.filter_map(|(before, after)| {
+                let head =
+                    before.lines().rfind(|line| line.contains('-') && line.contains(" 0 "))?;
+                let (from, to) = head.split_once(' ')?.0.split_once('-')?;
+                let (from, to) =
+                    (usize::from_str_radix(from, 16).ok()?, usize::from_str_radix(to, 16).ok()?);
+                (from <= start && end <= to).then(|| after.lines().next().unwrap_or_default())
+            });
+            let found = flags.next().expect("it is mapped");
+            assert!(found.split_whitespace().any(|flag| flag == "dd"), "{found}");
+        }
     }
 
     #[test]

@@ -3,8 +3,8 @@
 
 use super::{ConfineError, Landlocked};
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, BitFlags, PathBeneath, PathFd, PathFdError, Ruleset,
+    RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope,
 };
 use std::fs::File;
 use std::io::{self, IsTerminal};
@@ -59,9 +59,17 @@ pub(super) fn restrict(files: &[(PathBuf, Use)]) -> Result<Landlocked, ConfineEr
         .and_then(Ruleset::create)
         .map_err(ConfineError::Landlock)?;
     for (path, wanted) in files {
-        // What is not there cannot be opened either, and whoever tries says so.
-        if let Ok(fd) = PathFd::new(path) {
-            ruleset = add(ruleset, fd, wanted.rights(path.is_dir()))?;
+        match PathFd::new(path) {
+            Ok(fd) => ruleset = add(ruleset, fd, wanted.rights(path.is_dir()))?,
+            Err(PathFdError::OpenCall { source, .. }) if is_out_of_reach(&source) => {}
+            Err(PathFdError::OpenCall { source, path, .. }) => {
+                return Err(ConfineError::File { path, source });
+            }
+            // There are no other errors.
+            Err(error) => {
+                let source = io::Error::other(error);
+                return Err(ConfineError::File { path: path.clone(), source });
+            }
         }
     }
     // A terminal is opened once more, not to block; a pipe can be in any case.
@@ -75,6 +83,12 @@ pub(super) fn restrict(files: &[(PathBuf, Use)]) -> Result<Landlocked, ConfineEr
         RulesetStatus::PartiallyEnforced => Landlocked::Partly,
         RulesetStatus::NotEnforced => Landlocked::Not,
     })
+}
+
+/// Whether a file cannot be opened by this process in any case: whoever tries says so.
+fn is_out_of_reach(error: &io::Error) -> bool {
+    let reasons = [libc::ENOENT, libc::ENOTDIR, libc::EACCES, libc::ELOOP, libc::ENAMETOOLONG];
+    error.raw_os_error().is_some_and(|reason| reasons.contains(&reason))
 }
 
 /// A terminal's descriptor.

@@ -2,7 +2,7 @@
 
 use super::calls::Value;
 use super::role::{Role, Roles};
-use super::table::{Row, TABLE, When};
+use super::table::{Library, REFUSAL, Row, Signal, TABLE, When};
 use super::{ConfineError, Manner};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
@@ -10,7 +10,6 @@ use seccompiler::{
 };
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use vmm_sys_util::signal::SIGRTMIN;
 
 /// The filter of each role.
 #[derive(Debug)]
@@ -28,12 +27,22 @@ impl Filters {
             Manner::Kill => SeccompAction::KillProcess,
             Manner::Log => SeccompAction::Log,
         };
+        Self::answering(&otherwise)
+    }
+
+    /// Those of the table, with this answer to what it does not have.
+    pub(super) fn answering(otherwise: &SeccompAction) -> Result<Self, ConfineError> {
         let programs = Role::ALL.map(|role| {
             let program = compile(rules(role.covers())?, otherwise.clone(), SeccompAction::Allow)?;
             Ok((role, program))
         });
         let programs = programs.into_iter().collect::<Result<_, ConfineError>>()?;
         Ok(Self { programs, refused: refused()? })
+    }
+
+    /// The one of `role`.
+    pub(super) fn of(&self, role: Role) -> Option<&BpfProgram> {
+        self.programs.iter().find(|(of, _)| *of == role).map(|(_, program)| program)
     }
 
     /// Narrows the calling thread to what is refused whoever asks.
@@ -43,11 +52,13 @@ impl Filters {
 
     /// Narrows the calling thread to `role`.
     pub(super) fn narrow(&self, role: Role) -> Result<(), ConfineError> {
-        match self.programs.iter().find(|(of, _)| *of == role) {
-            Some((_, program)) => install(program),
-            None => Ok(()),
-        }
+        self.of(role).map_or(Ok(()), install)
     }
+}
+
+/// The rows of the table that are there with this program's C library.
+pub(super) fn rows() -> impl Iterator<Item = &'static Row> {
+    TABLE.iter().filter(|row| row.is_ours())
 }
 
 fn install(program: &BpfProgram) -> Result<(), ConfineError> {
@@ -67,10 +78,10 @@ fn compile(
 /// What `roles` may do.
 fn rules(roles: Roles) -> Result<BTreeMap<i64, Vec<SeccompRule>>, ConfineError> {
     let mut rules: BTreeMap<i64, Option<Vec<SeccompRule>>> = BTreeMap::new();
-    for Row { calls, when, .. } in TABLE.iter().filter(|row| row.roles.intersects(roles)) {
-        for (name, number) in *calls {
+    for Row { calls, when, .. } in rows().filter(|row| row.roles.intersects(roles)) {
+        for (_, number) in *calls {
             let known = rules.entry(*number).or_insert_with(|| Some(Vec::new()));
-            match conditions(name, *when)? {
+            match conditions(*when)? {
                 // Whatever other rows say: it is allowed.
                 None => *known = None,
                 Some(more) => {
@@ -86,7 +97,7 @@ fn rules(roles: Roles) -> Result<BTreeMap<i64, Vec<SeccompRule>>, ConfineError> 
 }
 
 /// The conditions of a row, of which one has to hold; none if there are none.
-fn conditions(call: &str, when: When) -> Result<Option<Vec<SeccompRule>>, ConfineError> {
+fn conditions(when: When) -> Result<Option<Vec<SeccompRule>>, ConfineError> {
     let one = |index, operator, value| {
         // All that is looked at is of 32 bits: the kernel ignores the rest.
         SeccompCondition::new(index, SeccompCmpArgLen::Dword, operator, value)
@@ -95,7 +106,7 @@ fn conditions(call: &str, when: When) -> Result<Option<Vec<SeccompRule>>, Confin
     let rule = |conditions| SeccompRule::new(conditions).map_err(ConfineError::Filter);
     let rules: Result<Vec<SeccompRule>, ConfineError> = match when {
         // What is refused is let through here, and refused by another filter.
-        When::Always | When::Refused(..) => return Ok(None),
+        When::Always | When::Refused => return Ok(None),
         When::Is(index, values) => {
             let rules =
                 values.iter().map(|(_, value)| rule(vec![one(index, SeccompCmpOp::Eq, *value)?]));
@@ -108,33 +119,31 @@ fn conditions(call: &str, when: When) -> Result<Option<Vec<SeccompRule>>, Confin
             Ok(vec![rule(vec![one(index, SeccompCmpOp::MaskedEq(bits), bits)?])?])
         }
         When::Signals(signals) => {
+            let process = u64::from(std::process::id());
             let rules = signals.iter().map(|signal| {
-                let number = if *signal == "SIGRTMIN" { SIGRTMIN() } else { libc::SIGABRT };
-                let number = u64::from(number.unsigned_abs());
-                // tkill(2) names a thread and a signal, tgkill(2) a process before them.
-                if call == "SYS_tkill" {
-                    return rule(vec![one(1, SeccompCmpOp::Eq, number)?]);
-                }
-                let process = u64::from(std::process::id());
-                rule(vec![one(0, SeccompCmpOp::Eq, process)?, one(2, SeccompCmpOp::Eq, number)?])
+                let process = one(0, SeccompCmpOp::Eq, process)?;
+                rule(vec![process, one(2, SeccompCmpOp::Eq, number(*signal))?])
             });
+            rules.collect()
+        }
+        When::ThreadSignals(signals) => {
+            let rules =
+                signals.iter().map(|signal| rule(vec![one(1, SeccompCmpOp::Eq, number(*signal))?]));
             rules.collect()
         }
     };
     rules.map(Some)
 }
 
+fn number(signal: Signal) -> u64 {
+    signal.number().unsigned_abs().into()
+}
+
 /// What is answered with an error.
 fn refused() -> Result<BpfProgram, ConfineError> {
-    let mut rules = BTreeMap::new();
-    let mut answer = None;
-    for row in TABLE {
-        if let When::Refused(_, error) = row.when {
-            answer = Some(u32::from(error));
-            rules.extend(row.calls.iter().map(|(_, number)| (*number, Vec::new())));
-        }
-    }
-    compile(rules, SeccompAction::Allow, SeccompAction::Errno(answer.unwrap_or_default()))
+    let refused = rows().filter(|row| matches!(row.when, When::Refused));
+    let rules = refused.flat_map(|row| row.calls).map(|(_, number)| (*number, Vec::new()));
+    compile(rules.collect(), SeccompAction::Allow, SeccompAction::Errno(REFUSAL.1 as u32))
 }
 
 /// The table in Markdown.
@@ -149,7 +158,7 @@ pub fn table() -> String {
             text,
             "| `{}` | {} | {} | {} |",
             names.join("` `"),
-            condition(row.when),
+            condition(row),
             threads(row.roles),
             row.why
         );
@@ -157,20 +166,24 @@ pub fn table() -> String {
     text
 }
 
-fn condition(when: When) -> String {
-    let named = |values: &[Value]| {
-        let names: Vec<String> = values.iter().map(|(name, _)| format!("`{name}`")).collect();
-        names.join(", ")
+fn condition(row: &Row) -> String {
+    let named = |names: &mut dyn Iterator<Item = &str>| {
+        names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
     };
-    match when {
+    let values = |values: &[Value]| named(&mut values.iter().map(|(name, _)| *name));
+    let signals = |signals: &[Signal]| named(&mut signals.iter().map(|signal| signal.name()));
+    let text = match row.when {
         When::Always => "always".into(),
-        When::Is(index, values) => format!("argument {index} is {}", named(values)),
-        When::Signals(signals) => {
-            format!("to this process, with `{}`", signals.join("`, `"))
-        }
-        When::Lacks(index, bits) => format!("argument {index} lacks {}", named(&[bits])),
-        When::Has(index, bits) => format!("argument {index} has {}", named(&[bits])),
-        When::Refused(name, _) => format!("never: the answer is `{name}`"),
+        When::Is(index, some) => format!("argument {index} is {}", values(some)),
+        When::Signals(some) => format!("to this process, with {}", signals(some)),
+        When::ThreadSignals(some) => format!("with {}", signals(some)),
+        When::Lacks(index, bits) => format!("argument {index} lacks {}", values(&[bits])),
+        When::Has(index, bits) => format!("argument {index} has {}", values(&[bits])),
+        When::Refused => format!("never: the answer is {}", values(&[REFUSAL])),
+    };
+    match row.library {
+        Library::Any => text,
+        Library::Musl => format!("musl only: {text}"),
     }
 }
 

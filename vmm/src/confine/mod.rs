@@ -3,11 +3,13 @@
 //! A guest that has found a flaw in a device runs code in this process. What it then can do is what
 //! the process can do, so that is made little, in this order:
 //!
-//! 1. Limits: descriptors, memory, no core files.
-//! 2. `no_new_privs`: no program that is run could gain rights.
-//! 3. Landlock: of all files, what the machine is made of, and nothing else; no TCP; signals and
+//! 1. Limits: descriptors, memory.
+//! 2. Nobody but root may look into the process, and its memory is in no core file.
+//! 3. Capabilities, if it has any: those for the machine's files and taps are left.
+//! 4. `no_new_privs`: no program that is run could gain rights.
+//! 5. Landlock: of all files, what the machine is made of, and nothing else; no TCP; signals and
 //!    abstract sockets only among its own threads.
-//! 4. seccomp: of all system calls those that the program makes, for each of its
+//! 6. seccomp: of all system calls those that the program makes, for each of its
 //!    [kinds of threads](Role) those of that kind. Every other call kills the process.
 //!
 //! A thread inherits its starter's filter and narrows it for itself: so the process has one from
@@ -30,7 +32,9 @@
 //! # }
 //! ```
 //!
-//! What a tool does besides must be within the [`table`]: there is no way back.
+//! What a tool does besides must be within the [`table`]: there is no way back. A machine that has ended
+//! can be started again, by clients too: its `vm` thread lives as long as the [`Vm`](crate::Vm), which
+//! for that has to be made before the thread that makes it is narrowed.
 
 mod calls;
 mod files;
@@ -38,7 +42,10 @@ mod filter;
 pub mod jail;
 mod limits;
 mod offer;
+mod rights;
 mod role;
+#[cfg(test)]
+mod sweep;
 mod table;
 
 pub use filter::table;
@@ -84,6 +91,9 @@ pub enum Landlocked {
 /// Why a process could not be confined. What had been done before stays.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfineError {
+    /// What threads it has cannot be looked up, and there may be some that would stay outside.
+    #[error("it cannot be seen in /proc/self/task how many threads it has")]
+    NoProc(#[source] io::Error),
     /// It has threads that would stay outside.
     #[error("it has {0} threads already, and only those that are started afterwards are confined")]
     Threads(usize),
@@ -93,6 +103,20 @@ pub enum ConfineError {
     /// A limit cannot be set.
     #[error("a limit cannot be set")]
     Limit(#[source] io::Error),
+    /// Its memory would be in core files.
+    #[error("it cannot keep its memory to itself")]
+    Hide(#[source] io::Error),
+    /// It cannot give up capabilities.
+    #[error("it cannot give up capabilities")]
+    Capabilities(#[source] io::Error),
+    /// A file that it needs cannot be looked at.
+    #[error("cannot look at {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// It cannot renounce new privileges.
     #[error("it cannot renounce new privileges")]
     NoNewPrivs(#[source] io::Error),
@@ -220,13 +244,18 @@ impl Confinement {
     /// It forgets `RUST_BACKTRACE`: to trace a panic back, its thread would have to open this program.
     ///
     /// # Errors
-    /// The process has more than one thread, or the kernel refuses. Then it is not to go on as if it
+    /// The process has more than one thread, or may have (there is no `/proc`), or the kernel refuses. Then it is not to go on as if it
     /// were confined.
     pub fn enter(mut self) -> Result<Landlocked, ConfineError> {
         if FILTERS.get().is_some() {
             return Err(ConfineError::Twice);
         }
-        let threads = fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
+        // In a jail there is no looking, but who has just been forked has one.
+        let threads = match fs::read_dir("/proc/self/task") {
+            Ok(threads) => threads.count(),
+            Err(_) if jail::is_jailed() => 1,
+            Err(error) => return Err(ConfineError::NoProc(error)),
+        };
         if threads > 1 {
             return Err(ConfineError::Threads(threads));
         }
@@ -236,6 +265,8 @@ impl Confinement {
             unsafe { std::env::remove_var(variable) };
         }
         limits::set(self.ram)?;
+        rights::hide()?;
+        rights::drop_most(self.taps)?;
         rustix::thread::set_no_new_privs(true)
             .map_err(|error| ConfineError::NoNewPrivs(error.into()))?;
         for kernel in std::mem::take(&mut self.kernels) {

@@ -13,6 +13,8 @@ pub struct Offer {
     pub landlock: bool,
     /// What it has of it, in words, or why not and what to do.
     pub found: String,
+    /// What of Landlock this kernel is too old for, in words.
+    pub missing: Vec<&'static str>,
     /// Whether a jail could be made: only root may.
     pub jail: bool,
 }
@@ -21,14 +23,32 @@ pub struct Offer {
 /// brought it.
 const WHOLE: (i64, &str) = (6, "6.12");
 
+/// What came later than with Landlock's first version, each with the version that brought it.
+const LATER: [(i64, &str); 4] = [
+    (3, "making files shorter"),
+    (4, "TCP"),
+    (5, "requests to drivers of devices"),
+    (6, "signals to other processes and abstract sockets"),
+];
+
+/// What Landlock of this version does not restrict.
+fn missing(version: i64) -> Vec<&'static str> {
+    LATER.iter().filter(|(since, _)| *since > version).map(|(_, what)| *what).collect()
+}
+
 /// Looks at this host.
 #[must_use]
 pub fn offer() -> Offer {
-    let (landlock, found) = match landlock_version() {
+    let version = landlock_version();
+    let missing = missing(*version.as_ref().unwrap_or(&0));
+    let (landlock, found) = match version {
         Ok(version) if version < WHOLE.0 => {
             let (whole, kernel) = WHOLE;
-            let text =
-                format!("version {version}; all that is asked for has {whole} (Linux {kernel})");
+            let text = format!(
+                "version {version}, which does not restrict {}; all that is asked for has {whole} \
+                 (Linux {kernel})",
+                missing.join(", ")
+            );
             (true, text)
         }
         Ok(version) => (true, format!("version {version}")),
@@ -41,7 +61,8 @@ pub fn offer() -> Offer {
             (false, "this kernel was built without it, or is older than Linux 5.13".to_owned())
         }
     };
-    Offer { seccomp: has_seccomp(), landlock, found, jail: rustix::process::geteuid().is_root() }
+    let jail = rustix::process::geteuid().is_root();
+    Offer { seccomp: has_seccomp(), landlock, found, missing, jail }
 }
 
 /// The version of Landlock's interface.
@@ -62,4 +83,18 @@ fn has_seccomp() -> bool {
         libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0, &raw const action)
     };
     known == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_older_landlock_lacks_is_named() {
+        let counts: Vec<usize> = (0..=7).map(|version| missing(version).len()).collect();
+        assert_eq!(counts, [4, 4, 4, 3, 2, 1, 0, 0]);
+        // As Linux 6.1 has it.
+        assert!(missing(2).contains(&"TCP"));
+        assert_eq!(missing(WHOLE.0 - 1), ["signals to other processes and abstract sockets"]);
+    }
 }

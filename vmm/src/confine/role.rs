@@ -83,20 +83,8 @@ impl Role {
     /// It alone.
     #[must_use]
     pub fn own(self) -> Roles {
-        match self {
-            Self::Start => Roles::START,
-            Self::Main => Roles::MAIN,
-            Self::Signals => Roles::SIGNALS,
-            Self::Vm => Roles::VM,
-            Self::Vcpu => Roles::VCPU,
-            Self::Io => Roles::IO,
-            Self::Disk => Roles::DISK,
-            Self::Net => Roles::NET,
-            Self::Integration => Roles::INTEGRATION,
-            Self::Agent => Roles::AGENT,
-            Self::Control => Roles::CONTROL,
-            Self::Call => Roles::CALL,
-        }
+        // The bits are in the order of the roles.
+        Roles::from_bits_truncate(1 << self as u16)
     }
 }
 
@@ -136,7 +124,20 @@ impl Roles {
     pub const STARTERS: Self = Self::VM.union(Self::INTEGRATION).union(Self::CONTROL);
     /// Those that serve descriptors from an epoll.
     pub const SERVERS: Self = Self::IO.union(Self::DISK).union(Self::NET).union(Self::CONTROL);
-    /// Those that give tasks their ids: each may begin one.
-    pub const TASKS: Self =
-        Self::MAIN.union(Self::SIGNALS).union(Self::INTEGRATION).union(Self::CALL);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_role_has_a_bit_of_its_own_of_the_same_name() {
+        let mut all = Roles::empty();
+        for role in Role::ALL {
+            let names: Vec<&str> = role.own().iter_names().map(|(name, _)| name).collect();
+            assert_eq!(names, [role.name().to_uppercase()]);
+            all |= role.own();
+        }
+        assert_eq!(all, Roles::all());
+    }
 }

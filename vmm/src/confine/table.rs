@@ -1,14 +1,16 @@
 //! What a machine's process asks of the kernel: every system call that is let through, for whom, on
 //! what condition, and why. What is not here kills the process.
 //!
-//! A call that only one of the two C libraries makes stands beside the other one's. A row that holds
-//! for nobody but [`Role::Start`](super::Role) is over when the machine runs.
+//! A call that only one of the two C libraries makes stands beside the other one's, if that can do as
+//! much; if not, it has a [row for that library alone](Library). A row that holds for nobody but
+//! [`Role::Start`](super::Role) is over when the machine runs.
 
 use super::calls::{
     BLOCK_DEVICE, MACHINE, OFFLOADS, PROCESSOR, TAP, TERMINAL, Value, WINDOW, calls, value, values,
 };
 use super::role::Roles;
 use libc::c_long;
+use vmm_sys_util::signal::SIGRTMIN;
 
 /// A row of the table.
 pub(super) struct Row {
@@ -16,9 +18,56 @@ pub(super) struct Row {
     pub(super) calls: &'static [(&'static str, c_long)],
     pub(super) when: When,
     pub(super) roles: Roles,
+    pub(super) library: Library,
     /// What in this program needs it.
     pub(super) why: &'static str,
 }
+
+impl Row {
+    /// Whether it is there with the C library of this program.
+    pub(super) fn is_ours(&self) -> bool {
+        match self.library {
+            Library::Any => true,
+            Library::Musl => cfg!(target_env = "musl"),
+        }
+    }
+}
+
+/// With which C library a row is needed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Library {
+    Any,
+    Musl,
+}
+
+/// A signal that threads of this process send each other.
+#[derive(Clone, Copy)]
+pub(super) enum Signal {
+    /// The end of a process that cannot go on.
+    Abort,
+    /// Gets a processor out of the guest.
+    Kick,
+}
+
+impl Signal {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Abort => "SIGABRT",
+            Self::Kick => "SIGRTMIN",
+        }
+    }
+
+    /// Its number, of which the C library says what the first one of its own is.
+    pub(super) fn number(self) -> libc::c_int {
+        match self {
+            Self::Abort => libc::SIGABRT,
+            Self::Kick => SIGRTMIN(),
+        }
+    }
+}
+
+/// What who makes a call that is [refused](When::Refused) is answered: a filter has one answer.
+pub(super) const REFUSAL: Value = value!(ENOSYS);
 
 /// When a call is let through.
 #[derive(Clone, Copy)]
@@ -28,13 +77,16 @@ pub(super) enum When {
     /// The argument with this index, counted from 0, is one of these.
     Is(u8, &'static [Value]),
     /// The first argument is this process, and the third one of these signals.
-    Signals(&'static [&'static str]),
+    Signals(&'static [Signal]),
+    /// The second argument is one of these signals. Whose thread it is to get is not looked at: it
+    /// could be another process's.
+    ThreadSignals(&'static [Signal]),
     /// The argument has none of these bits.
     Lacks(u8, Value),
     /// The argument has all of these bits.
     Has(u8, Value),
-    /// Never, but it is answered with this error, and who calls goes another way.
-    Refused(&'static str, u16),
+    /// Never, but it is answered with [`REFUSAL`], and who calls goes another way.
+    Refused,
 }
 
 const fn row(
@@ -43,10 +95,20 @@ const fn row(
     roles: Roles,
     why: &'static str,
 ) -> Row {
-    Row { calls, when, roles, why }
+    Row { calls, when, roles, library: Library::Any, why }
 }
 
-use When::{Always, Has, Is, Lacks, Refused, Signals};
+/// A row that only musl needs.
+const fn musl(
+    calls: &'static [(&'static str, c_long)],
+    when: When,
+    roles: Roles,
+    why: &'static str,
+) -> Row {
+    Row { calls, when, roles, library: Library::Musl, why }
+}
+
+use When::{Always, Has, Is, Lacks, Refused, Signals, ThreadSignals};
 
 const ALL: Roles = Roles::all();
 
@@ -140,10 +202,17 @@ pub(super) const TABLE: &[Row] = &[
     row(calls!(SYS_sigaltstack), Always, ALL, "that handler's stack, put away when a thread ends"),
     row(calls!(SYS_exit), Always, ALL, "a thread ends"),
     row(
-        calls!(SYS_tgkill SYS_tkill),
-        Signals(&["SIGABRT", "SIGRTMIN"]),
+        calls!(SYS_tgkill),
+        Signals(&[Signal::Abort, Signal::Kick]),
         ALL,
-        "an abort; getting processors out of the guest (musl names the thread only)",
+        "an abort; getting processors out of the guest",
+    ),
+    musl(
+        calls!(SYS_tkill),
+        ThreadSignals(&[Signal::Abort, Signal::Kick]),
+        ALL,
+        "the same; it names no process, so that where Landlock has no bound for signals (Linux before \
+         6.12) any process of this user can be sent these two",
     ),
     // Threads and their filters.
     row(
@@ -154,7 +223,7 @@ pub(super) const TABLE: &[Row] = &[
     ),
     row(
         calls!(SYS_clone3),
-        Refused("ENOSYS", libc::ENOSYS as u16),
+        Refused,
         Roles::STARTERS,
         "its flags lie in memory, where no filter can look; the C library then uses clone",
     ),
@@ -330,6 +399,12 @@ pub(super) const TABLE: &[Row] = &[
         Roles::VM,
         "where this program is: the agent may be beside it",
     ),
+    row(
+        calls!(SYS_madvise),
+        Is(2, values!(MADV_DONTDUMP)),
+        Roles::VM,
+        "guest RAM is not to be in a core file",
+    ),
     row(calls!(SYS_memfd_create), Always, Roles::VM, "the integration disk"),
     row(
         calls!(SYS_fcntl),
@@ -356,14 +431,6 @@ pub(super) const TABLE: &[Row] = &[
         Roles::VM.union(Roles::MAIN),
         "sockets of a machine that has ended, and its directory",
     ),
-    // Tasks.
-    row(
-        calls!(SYS_fcntl),
-        Is(1, values!(F_OFD_SETLKW F_OFD_SETLK)),
-        Roles::TASKS,
-        "the next task's id, from a file that all machines share",
-    ),
-    row(calls!(SYS_pread64 SYS_pwrite64 SYS_ftruncate), Always, Roles::TASKS, "the same"),
     // The end.
     row(
         calls!(SYS_ioctl),

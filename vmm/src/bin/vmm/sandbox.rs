@@ -5,7 +5,7 @@ use crate::signals::Blocked;
 use protocol::HResult;
 use vmm::config::MachineConfig;
 use vmm::confine::jail::{self, JailError};
-use vmm::confine::{ConfineError, Confinement, Landlocked, Manner};
+use vmm::confine::{self, ConfineError, Confinement, Landlocked, Manner};
 use vmm::error::{CallError, chain, code_of_causes};
 use vmm::runtime::Place;
 
@@ -33,7 +33,11 @@ pub(crate) fn enter(
     let Some(manner) = manner else { return Ok(()) };
     match confinement.manner(manner).enter().map_err(|error| unconfined(&error))? {
         Landlocked::Fully => {}
-        Landlocked::Partly => tracing::info!("this kernel's Landlock covers part of what is asked"),
+        // Nothing that could be mended here, and told by `vmm doctor`: no warning at each start.
+        Landlocked::Partly => tracing::info!(
+            "this kernel's Landlock is older than Linux 6.12's: it does not restrict {}",
+            confine::offer().missing.join(", ")
+        ),
         Landlocked::Not => tracing::warn!(
             "this kernel has no Landlock: what files the machine's process may open is bounded by its \
              user's rights alone; `vmm doctor` says more"
