@@ -16,6 +16,8 @@ mod guest;
 mod help;
 #[path = "cli/jail.rs"]
 mod jail;
+#[path = "cli/life.rs"]
+mod life;
 #[path = "cli/net.rs"]
 mod net;
 #[path = "cli/power.rs"]

@@ -5,7 +5,7 @@ use super::{Call, LIMIT, Usage};
 use crate::micro::BASE;
 use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
@@ -88,6 +88,7 @@ pub struct Puppet {
     readers: RefCell<Vec<JoinHandle<()>>>,
     /// The process's memory.
     pub(super) memory: File,
+    maps: File,
     /// Where in it the guest's RAM begins.
     pub(super) ram: Cell<u64>,
     /// How much of it tests can reach: up to the hole.
@@ -131,8 +132,10 @@ impl Puppet {
             readers.push(reader);
             (printed, None)
         };
+        // Once it is confined root alone can open these.
         let path = format!("/proc/{}/mem", process.id());
         let memory = File::options().read(true).write(true).open(path);
+        let maps = File::open(format!("/proc/{}/maps", process.id()));
         let puppet = Self {
             process: RefCell::new(process),
             input: RefCell::new(input),
@@ -141,6 +144,7 @@ impl Puppet {
             errors,
             readers: RefCell::new(readers),
             memory: memory.expect("a child's memory can be opened"),
+            maps: maps.expect("and what is where in it"),
             ram: Cell::new(0),
             reach: setting.memory.min(GAP),
             sequence: Cell::new(0),
@@ -180,7 +184,9 @@ impl Puppet {
 
     /// Looks for the guest's RAM among the process's mappings: it has the kernel in it.
     fn find_ram(&self) -> Option<u64> {
-        let maps = fs::read_to_string(format!("/proc/{}/maps", self.pid())).ok()?;
+        let (mut file, mut maps) = (&self.maps, String::new());
+        file.seek(SeekFrom::Start(0)).ok()?;
+        file.read_to_string(&mut maps).ok()?;
         maps.lines().find_map(|line| {
             let (range, rest) = line.split_once(' ')?;
             let (start, end) = range.split_once('-')?;

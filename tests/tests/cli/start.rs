@@ -41,14 +41,18 @@ fn a_started_machine_runs_when_the_command_returns_and_needs_nobody() {
     let stat = fs::read_to_string(proc(pid, "stat")).unwrap();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
     assert_eq!((fields[3], fields[4]), (&*pid.to_string(), "0"), "a session, and no terminal");
-    let open = |fd: u32| fs::read_link(proc(pid, &format!("fd/{fd}"))).unwrap();
-    assert_eq!(open(0).to_str(), Some("/dev/null"));
-    assert_eq!(open(1).to_str(), Some("/dev/null"));
-    assert_eq!(open(2), world.runtime().join("web/log"));
-    let inherited = fs::read_dir(proc(pid, "fd")).unwrap().flatten();
-    let links = inherited.filter_map(|entry| fs::read_link(entry.path()).ok());
-    assert!(!links.into_iter().any(|link| link.to_str() == Some("/dev/zero")));
-    assert_eq!(fs::read_link(proc(pid, "cwd")).unwrap().to_str(), Some("/"));
+    if rustix::process::geteuid().is_root() {
+        let open = |fd: u32| fs::read_link(proc(pid, &format!("fd/{fd}"))).unwrap();
+        assert_eq!(open(0).to_str(), Some("/dev/null"));
+        assert_eq!(open(1).to_str(), Some("/dev/null"));
+        assert_eq!(open(2), world.runtime().join("web/log"));
+        let inherited = fs::read_dir(proc(pid, "fd")).unwrap().flatten();
+        let links = inherited.filter_map(|entry| fs::read_link(entry.path()).ok());
+        assert!(!links.into_iter().any(|link| link.to_str() == Some("/dev/zero")));
+        assert_eq!(fs::read_link(proc(pid, "cwd")).unwrap().to_str(), Some("/"));
+    } else {
+        eprintln!("NOT TESTED: only root sees what a confined process has open");
+    }
     let limits = fs::read_to_string(proc(pid, "limits")).unwrap();
     let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
     let mut files = files.split_whitespace().skip(3);
