@@ -3,7 +3,7 @@
 //! A test that plays a case is named `case_NN_...`, wherever it is: against the monitor's own process
 //! (`tests/tests/hostile`), or beside the code that it is about. The names are found in the sources.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
@@ -98,6 +98,15 @@ pub const CASES: [(&str, &[&str]); 6] = [
     ),
 ];
 
+/// What came of tests, by their names as they were when they ran.
+#[derive(Default)]
+pub struct Results {
+    /// Those that have passed.
+    pub passed: Vec<String>,
+    /// Those that have passed without having tried all that they should, and what not.
+    pub not_tested: Vec<(String, String)>,
+}
+
 /// The tests of each case.
 pub type Found = BTreeMap<usize, Vec<String>>;
 
@@ -144,10 +153,9 @@ fn number(name: &str) -> Option<usize> {
     number.parse().ok()
 }
 
-/// The list of all cases, in Markdown. With the tests that have `passed`, as they were named when they
-/// ran, it says which have.
+/// The list of all cases, in Markdown. With the results of the tests it says which of them are held.
 #[must_use]
-pub fn table(results: Option<(&Found, &[String])>) -> String {
+pub fn table(results: Option<(&Found, &Results)>) -> String {
     let mut text = String::new();
     let mut number = 0;
     for (group, titles) in CASES {
@@ -163,9 +171,9 @@ pub fn table(results: Option<(&Found, &[String])>) -> String {
             number += 1;
             let _ = match results {
                 None => writeln!(text, "| {number} | {title} |"),
-                Some((found, passed)) => {
+                Some((found, results)) => {
                     let tests = found.get(&number).map_or(&[][..], Vec::as_slice);
-                    writeln!(text, "| {number} | {title} | {} |", verdict(tests, passed))
+                    writeln!(text, "| {number} | {title} | {} |", verdict(tests, results))
                 }
             };
         }
@@ -174,19 +182,26 @@ pub fn table(results: Option<(&Found, &[String])>) -> String {
     text
 }
 
-/// How many of `tests` have `passed`, and which have not.
-fn verdict(tests: &[String], passed: &[String]) -> String {
-    let has_passed =
-        |test: &String| passed.iter().any(|name| name.rsplit("::").next() == Some(test.as_str()));
+/// How many of `tests` have passed, which have not, and what those that have did not try.
+fn verdict(tests: &[String], results: &Results) -> String {
+    let is = |name: &str, test: &str| name.rsplit("::").next() == Some(test);
+    let has_passed = |test: &String| results.passed.iter().any(|name| is(name, test));
     let missing: Vec<&str> =
         tests.iter().filter(|test| !has_passed(test)).map(String::as_str).collect();
-    match (tests.len(), missing.as_slice()) {
+    let here = |name: &str| tests.iter().any(|test| is(name, test));
+    let untried = results.not_tested.iter().filter(|(name, _)| here(name));
+    let untried: BTreeSet<&str> = untried.map(|(_, what)| what.as_str()).collect();
+    let text = match (tests.len(), missing.as_slice()) {
         (0, _) => "NONE".into(),
         (count, []) => format!("{count} ok"),
         (count, missing) => {
             format!("{} of {count} ok; not passed: {}", count - missing.len(), missing.join(", "))
         }
+    };
+    if untried.is_empty() {
+        return text;
     }
+    format!("{text}, but for: {}", untried.into_iter().collect::<Vec<_>>().join("; "))
 }
 
 #[cfg(test)]
@@ -227,12 +242,34 @@ mod tests {
             (2, vec!["case_02_a".into()]),
         ]);
         let passed = ["chains::case_01_a".to_owned(), "case_02_a".to_owned(), "case_02".to_owned()];
-        let table = table(Some((&found, &passed)));
+        let results = Results { passed: passed.into(), not_tested: Vec::new() };
+        let table = table(Some((&found, &results)));
         assert!(table.contains("itself | 1 of 2 ok; not passed: case_01_b |"), "{table}");
         assert!(table.contains("| 2 | a chain longer than its queue | 1 ok |"), "{table}");
         assert!(
             table.contains("| 51 | the end of the machine in the middle of every call | NONE |")
         );
+    }
+
+    #[test]
+    fn what_a_test_has_not_tried_is_told_beside_its_case_and_no_other() {
+        let found =
+            Found::from([(1, vec!["case_01_a".into(), "case_01_b".into()]), (2, Vec::new())]);
+        let passed = ["chains::case_01_a", "case_01_b"].map(str::to_owned).into();
+        let not = |test: &str, what: &str| (test.to_owned(), what.to_owned());
+        let not_tested = vec![
+            not("chains::case_01_a", "networks"),
+            not("case_01_b", "networks"),
+            not("case_01_b", "jails"),
+            not("case_01", "nothing"),
+        ];
+        let table = table(Some((&found, &Results { passed, not_tested })));
+        assert!(table.contains("itself | 2 ok, but for: jails; networks |"), "{table}");
+        assert_eq!(table.matches("but for").count(), 1, "{table}");
+    }
+
+    #[test]
+    fn a_test_is_a_function_whose_name_begins_with_its_case() {
         assert_eq!(function("    fn case_07_x(y: u8) {"), Some("case_07_x"));
         assert_eq!(function("// fn case_07_x()"), None);
     }

@@ -19,7 +19,9 @@ pub mod puppet;
 pub mod relay;
 pub mod scenes;
 pub mod stage;
+pub mod untested;
 
 pub use console::Console;
 pub use guest::{Debian, Flavour};
 pub use machine::{Answer, Machine, Recipe, runtime_dir, vmm, vmm_bin};
+pub use untested::not_tested;

@@ -320,7 +320,7 @@ const NOBODY: u32 = 65534;
 #[test]
 fn case_43_another_user_sees_no_machine_and_may_not_use_what_is_not_theirs() {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("not tested: only root can become another user");
+        tests::not_tested("only root can become another user");
         return;
     }
     let world = World::new();
@@ -342,7 +342,7 @@ fn case_43_another_user_sees_no_machine_and_may_not_use_what_is_not_theirs() {
 #[test]
 fn a_host_without_kvm_or_without_permission_for_it_is_explained() {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("not tested: only root can take /dev/kvm away");
+        tests::not_tested("only root can take /dev/kvm away");
         return;
     }
     let world = World::new();
@@ -363,7 +363,7 @@ fn a_host_without_kvm_or_without_permission_for_it_is_explained() {
     world.holds_nothing();
 
     if fs::metadata("/dev/kvm").unwrap().permissions().mode() & 0o006 != 0 {
-        eprintln!("not tested: everybody may use /dev/kvm here");
+        tests::not_tested("everybody may use /dev/kvm here");
         return;
     }
     let theirs = world.folder.path().join("theirs");

@@ -71,7 +71,7 @@ fn ping_both_ways(machine: &mut Machine) {
 #[test]
 fn a_guest_on_a_tap_is_heard_and_hears_and_keeps_its_address_over_a_reboot() {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("NOT TESTED: only root can make taps and networks");
+        tests::not_tested("only root can make taps and networks");
         return;
     }
     // SAFETY: of what threads share, this takes only the network. Children are in the new one.

@@ -202,7 +202,7 @@ fn from_command(world: &World, name: &str, user: u32) -> Came {
 #[test]
 fn each_code_of_a_logoff_is_the_same_from_every_way_in() {
     if !getuid().is_root() {
-        eprintln!("not tested: only root can become other users");
+        tests::not_tested("only root can become other users");
         return;
     }
     let world = World::new();

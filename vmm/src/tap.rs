@@ -209,7 +209,7 @@ mod tests {
     fn may_make_taps() -> bool {
         let may = rustix::process::geteuid().is_root() && Path::new(DEVICE).exists();
         if !may {
-            eprintln!("NOT TESTED: only root, on a host with {DEVICE}, can make taps");
+            ::tests::not_tested(&format!("only root, on a host with {DEVICE}, can make taps"));
         }
         may
     }

@@ -8,7 +8,8 @@ use crate::path::Path;
 use crate::run::{cargo, output, run_heard, say};
 use crate::tools::{self, CC, CXX, DBUS, DMIDECODE, IASL, QEMU_IMG, STRACE, VALGRIND};
 use crate::{Outcome, c, guest, path};
-use ::tests::cases;
+use ::tests::cases::{self, Results};
+use ::tests::untested;
 use anyhow::{Result, bail, ensure};
 use std::process::Command;
 use std::time::Duration;
@@ -60,14 +61,17 @@ pub(crate) struct Args {
 /// `cargo xtask test`.
 pub(crate) fn test(args: &Args) -> Outcome {
     tools::need(&[CC, CXX, DBUS, DMIDECODE, IASL, QEMU_IMG, STRACE, VALGRIND])?;
-    let mut passed_here = Vec::new();
+    let mut results = Results::default();
     if args.only.is_none() {
         let mut tests = cargo();
         if args.all {
             tests.env("VMM_FAULTS", "all").env(SOAK, "1");
         }
+        let folder = tempfile::tempdir()?;
+        let untested = folder.path().join("not-tested");
+        tests.env(untested::VARIABLE, &untested);
         let heard = run_heard(tests.args(["test", "--workspace"]).current_dir(root()))?;
-        passed_here = passed(&heard);
+        results = Results { passed: passed(&heard), not_tested: untested::heard(&untested) };
     }
     let mut programs = build::tools()?;
     programs.extend(c::programs()?);
@@ -102,8 +106,8 @@ pub(crate) fn test(args: &Args) -> Outcome {
     }
     if args.only.is_none() {
         let labs = tests.iter().filter(|test| !failed.contains(test));
-        passed_here.extend(labs.map(|test| test.name.clone()));
-        print!("\n{}", cases::table(Some((&cases::find(root()), &passed_here))));
+        results.passed.extend(labs.map(|test| test.name.clone()));
+        print!("\n{}", cases::table(Some((&cases::find(root()), &results))));
     }
     if !failed.is_empty() {
         bail!("failed in each of {tries} tries: {}", names(&failed));

@@ -147,7 +147,7 @@ fn an_image_that_another_machine_writes_is_refused_with_its_code() {
 #[test]
 fn case_42_a_full_disk_is_told_with_its_code_and_leaves_no_machine() {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("NOT TESTED: only root can mount a small disk");
+        tests::not_tested("only root can mount a small disk");
         return;
     }
     let world = World::new();
@@ -299,7 +299,7 @@ const STRANGER: &str = "4000003";
 #[test]
 fn access_is_denied_with_its_code() {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("NOT TESTED: only root can become other users");
+        tests::not_tested("only root can become other users");
         return;
     }
     let world = World::new();
@@ -334,7 +334,7 @@ fn a_start_that_the_host_cannot_make_fails_with_its_code() {
     fs::write(world.kernel(SPIN), "I am no kernel\n").unwrap();
     check(&world, &[(&["start", "web"], Source::Task, HResult::DISP_E_EXCEPTION, 1)]);
     if !rustix::process::geteuid().is_root() {
-        eprintln!("NOT TESTED: only root can take /dev/kvm away");
+        tests::not_tested("only root can take /dev/kvm away");
         return;
     }
     world.create("db", SPIN);

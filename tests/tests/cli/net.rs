@@ -11,7 +11,7 @@ use vmm::config::{DEVICES_MAX, DISKS_MAX};
 fn may_make_taps() -> bool {
     let may = rustix::process::geteuid().is_root() && Path::new("/dev/net/tun").exists();
     if !may {
-        eprintln!("NOT TESTED: only root, on a host with /dev/net/tun, can make taps");
+        tests::not_tested("only root, on a host with /dev/net/tun, can make taps");
     }
     may
 }

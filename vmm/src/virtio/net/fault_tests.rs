@@ -106,7 +106,7 @@ fn buffers_for_the_longest_packet_are_waited_for_but_not_for_ever() {
 fn a_tap_that_has_gone_is_not_read_until_it_says_something() {
     // What is no tap yet is what one is that is none any more.
     let Ok(tun) = File::options().read(true).write(true).open("/dev/net/tun") else {
-        eprintln!("NOT TESTED: only root, on a host with /dev/net/tun, can make taps");
+        ::tests::not_tested("only root, on a host with /dev/net/tun, can make taps");
         return;
     };
     let (mut guest, mut service) = guest();

@@ -84,13 +84,13 @@ fn frame(length: usize, seed: usize) -> Vec<u8> {
 #[test]
 fn the_kernel_takes_honest_packets_and_refuses_headers_that_lie() {
     if !rustix::process::geteuid().is_root() || !Path::new("/dev/net/tun").exists() {
-        eprintln!("NOT TESTED: only root, on a host with /dev/net/tun, can make taps");
+        ::tests::not_tested("only root, on a host with /dev/net/tun, can make taps");
         return;
     }
     // SAFETY: of what threads share, this takes only the network.
     let alone = unsafe { unshare_unsafe(UnshareFlags::NEWNET) };
     if let Err(error) = alone {
-        eprintln!("NOT TESTED: no network of the test's own: {error}");
+        ::tests::not_tested(&format!("no network of the test's own: {error}"));
         return;
     }
     let usage = Usage::default();
