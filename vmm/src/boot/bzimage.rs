@@ -187,7 +187,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn case_31_every_truncated_prefix_is_refused() {
+    fn case_31_every_truncated_prefix_of_a_bzimage_is_refused() {
         let image = image(b"payload");
         let payload_end = BzImage::parse(&image).unwrap().payload.end;
         for length in 0..image.len() {

@@ -227,7 +227,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn case_31_every_truncated_prefix_is_refused() {
+    fn case_31_every_truncated_prefix_of_an_elf_file_is_refused() {
         let whole = file(0x20_0000, &[[120, 0x20_0000, 64, 64]]);
         assert!(outcome(whole.clone()).is_ok());
         for length in 0..whole.len() {

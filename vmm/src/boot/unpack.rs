@@ -229,6 +229,19 @@ mod tests {
         for larger in [31, 39, 40] {
             assert!(matches!(with_dictionary(larger), Err(UnpackError::Damaged(_))), "{larger}");
         }
+        // The window of a Zstandard frame: an exponent in five bits, and eighths of that in three.
+        let with_window = |window: u8| {
+            let mut payload = ZSTD.to_vec();
+            payload.extend([0, window]);
+            // One block, the last, as it is.
+            payload.extend(&(1 | (KERNEL.len() as u32) << 3).to_le_bytes()[..3]);
+            payload.extend(KERNEL);
+            unpack(&with_size(payload))
+        };
+        assert_eq!(with_window(0x88).unwrap(), KERNEL, "128 MiB");
+        for larger in [0x89, 0x90, 0xf8, 0xff] {
+            assert!(matches!(with_window(larger), Err(UnpackError::Damaged(_))), "{larger:#x}");
+        }
     }
 
     #[test]

@@ -274,6 +274,10 @@ fn bound(text: &mut String, length: usize, bad: fn(char) -> bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use protocol::HResult;
+    use protocol::message::Done;
+    use protocol::task::{ManagerReport, Process, TaskResult};
+    use std::collections::BTreeMap;
 
     #[test]
     fn case_49_texts_are_cut_at_a_character_and_cannot_steer_a_terminal() {
@@ -287,5 +291,130 @@ mod tests {
         clean_value(&mut value);
         assert!(value.starts_with("two\nlines?x"));
         assert_eq!(value.len(), MAX_VALUE);
+    }
+
+    /// Steers a terminal, and goes on for too long.
+    fn evil() -> String {
+        format!("evil\x1b[2J\u{202e}\u{9b}\n{}", "ä".repeat(MAX_VALUE))
+    }
+
+    fn evil_session() -> SessionSummary {
+        SessionSummary {
+            id: evil(),
+            uid: 1,
+            user: evil(),
+            class: evil(),
+            kind: evil(),
+            tty: evil(),
+            remote_host: evil(),
+            state: evil(),
+            leader: 1,
+            leader_start: 1,
+        }
+    }
+
+    fn evil_row() -> SessionReport {
+        let survivors = vec![Process { pid: 1, comm: evil() }; 2];
+        SessionReport { session: evil_session(), outcome: None, milliseconds: None, survivors }
+    }
+
+    /// One message of each kind that has texts, all of which are evil. No field is left to a default,
+    /// and no kind to the others: whoever adds one of either has to come by here.
+    fn evil_messages() -> Vec<AgentMessage> {
+        let id = 1;
+        let sessions = || vec![evil_session(); 2];
+        let info = OsInfo {
+            computer_name: evil(),
+            name: evil(),
+            id: evil(),
+            version: evil(),
+            build: evil(),
+            variant: evil(),
+            kernel_release: evil(),
+            kernel_version: evil(),
+            architecture: evil(),
+        };
+        let hello = Hello {
+            protocols: protocol::PROTOCOL,
+            agent_version: evil(),
+            boot_id: evil(),
+            services: BTreeMap::new(),
+        };
+        let managers = vec![
+            ManagerReport { uid: 1, user: evil(), stopped: false, reason: evil() },
+            ManagerReport { uid: 2, user: evil(), stopped: true, reason: evil() },
+        ];
+        let done = Done {
+            id,
+            result: TaskResult::UnexpectedError,
+            error: HResult::E_FAIL,
+            text: evil(),
+            managers,
+            relogins: sessions(),
+            ignored: sessions(),
+            stale: sessions(),
+        };
+        let messages = vec![
+            AgentMessage::Hello(hello),
+            AgentMessage::Accepted { id, backend: evil(), sessions: 1, managers: 1 },
+            AgentMessage::Session { id, session: evil_row() },
+            AgentMessage::Done(done),
+            AgentMessage::Sessions { id, backend: evil(), sessions: sessions(), omitted: 0 },
+            AgentMessage::PowerAccepted { id, init: evil() },
+            AgentMessage::OsInfo { id, info },
+            AgentMessage::Parameter { id, value: evil() },
+            AgentMessage::Installing { id, version: evil() },
+            AgentMessage::Rejected { id, error: HResult::E_FAIL, text: evil() },
+        ];
+        let place = |message: &AgentMessage| match message {
+            AgentMessage::Hello(_) => Some(0),
+            AgentMessage::Accepted { .. } => Some(1),
+            AgentMessage::Session { .. } => Some(2),
+            AgentMessage::Done(_) => Some(3),
+            AgentMessage::Sessions { .. } => Some(4),
+            AgentMessage::PowerAccepted { .. } => Some(5),
+            AgentMessage::OsInfo { .. } => Some(6),
+            AgentMessage::Parameter { .. } => Some(7),
+            AgentMessage::Installing { .. } => Some(8),
+            AgentMessage::Rejected { .. } => Some(9),
+            // Without a text.
+            AgentMessage::Pong { .. }
+            | AgentMessage::Heartbeat
+            | AgentMessage::Progress(_)
+            | AgentMessage::ScreenLocked { .. }
+            | AgentMessage::ParameterSet { .. }
+            | AgentMessage::Clock { .. }
+            | AgentMessage::Installed { .. }
+            | AgentMessage::CancelAnswer { .. }
+            | AgentMessage::Unknown => None,
+        };
+        assert!(messages.iter().map(place).eq((0..messages.len()).map(Some)));
+        messages
+    }
+
+    fn texts(value: &serde_json::Value) -> Vec<String> {
+        match value {
+            serde_json::Value::String(text) => vec![text.clone()],
+            serde_json::Value::Array(values) => values.iter().flat_map(texts).collect(),
+            serde_json::Value::Object(values) => values.values().flat_map(texts).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    #[test]
+    fn case_49_no_text_of_any_message_steers_a_terminal_or_is_longer_than_is_allowed() {
+        for message in evil_messages() {
+            let is_value = matches!(message, AgentMessage::Parameter { .. });
+            let (most, bad): (usize, fn(char) -> bool) =
+                if is_value { (MAX_VALUE, is_barred) } else { (MAX_TEXT, steers) };
+            let before = texts(&serde_json::to_value(&message).unwrap());
+            let after = texts(&serde_json::to_value(clean(message)).unwrap());
+            let evil = before.iter().filter(|text| text.starts_with("evil")).count();
+            let cleaned = after.iter().filter(|text| text.starts_with("evil?[2J??")).count();
+            assert!(evil > 0 && cleaned == evil, "{cleaned} of {evil}: {after:.40?}");
+            for text in after {
+                assert!(text.len() <= most && !text.contains(bad), "{text:.80?}");
+            }
+        }
     }
 }

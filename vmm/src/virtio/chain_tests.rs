@@ -31,7 +31,7 @@ fn look(ram: &GuestRam, descriptors: &[RawDescriptor]) -> Result<Whole, Malforme
 }
 
 #[test]
-fn what_the_driver_does_to_its_descriptors_after_the_look_counts_no_more() {
+fn case_07_what_the_driver_does_to_its_descriptors_after_the_look_counts_no_more() {
     let ram = memory::map(1 << 20).unwrap();
     let honest = [descriptor(DATA, 3, NEXT, 1), descriptor(DATA + 8, 5, WRITE, 0)];
     let chain = look(&ram, &honest).unwrap();

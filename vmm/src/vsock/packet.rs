@@ -143,6 +143,28 @@ mod tests {
         assert_eq!(HEADER, 44);
     }
 
+    #[test]
+    fn case_07_a_payload_is_as_long_as_the_header_said_when_it_was_read() {
+        const AT: GuestAddress = GuestAddress(0x1_0000);
+        let ram = memory::map(1 << 20).unwrap();
+        let honest = Header { length: 5.into(), op: op::RW.into(), ..Header::default() };
+        for lies in [0, 4, 6, MAX_PAYLOAD as u32 + 1, u32::MAX] {
+            ram.write_slice(&[honest.as_bytes(), b"hello, and more"].concat(), AT).unwrap();
+            let queue = MockSplitQueue::new(&ram, 16);
+            let descriptor = Descriptor::new(AT.0, HEADER as u32 + 15, 0, 0);
+            let chain = queue.build_desc_chain(&[RawDescriptor::from(descriptor)]).unwrap();
+            let chain = Whole::of(chain, 16).unwrap();
+            let mut reader = chain.reader(&ram).unwrap();
+            let header = read_header(&mut reader).unwrap();
+            // The driver thinks better of it.
+            let other = Header { length: lies.into(), op: op::RST.into(), ..honest };
+            ram.write_slice(other.as_bytes(), AT).unwrap();
+            let mut payload = Vec::new();
+            read_payload(&header, &mut reader, &mut payload).unwrap();
+            assert_eq!((header, payload.as_slice()), (honest, &b"hello"[..]), "{lies}");
+        }
+    }
+
     proptest! {
         /// Bytes of any length, cut anywhere: either they are a whole packet and are read as it, or
         /// they are refused.

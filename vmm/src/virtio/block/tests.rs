@@ -215,7 +215,7 @@ fn what_is_discarded_gives_its_space_back_and_the_rest_stays() {
 }
 
 #[test]
-fn ranges_are_checked_before_the_first_is_touched() {
+fn case_05_ranges_that_are_not_on_the_disk_are_refused_before_the_first_is_touched() {
     for format in FORMATS {
         let (disk, _directory) = new_disk(format, MIB);
         let mut guest = Guest::start(&disk);
