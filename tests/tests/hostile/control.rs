@@ -4,6 +4,7 @@ use crate::VMM;
 use crate::world::{Machine, World, answer, eventually};
 use protocol::HResult;
 use protocol::frame::{self, MAX_FRAME};
+use protocol::task::LogoffOptions;
 use rustix::fs::{CWD, FileType, Mode};
 use rustix::process::{Signal, Uid};
 use rustix::thread::set_thread_res_uid;
@@ -17,8 +18,13 @@ use std::time::{Duration, Instant};
 use tests::micro::{DOTS, SPIN};
 use tests::puppet::Usage;
 use vmm::control::client::Client;
-use vmm::control::wire::{Answers, Call, Request, Response, VERSION};
+use vmm::control::wire::{Answers, Call, Property, Request, Response, VERSION};
 use vmm::runtime::Runtime;
+
+#[path = "../../../vmm/src/control/every_verb.rs"]
+mod every_verb;
+
+use every_verb::every_verb;
 
 /// A bound against hanging.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -316,7 +322,7 @@ fn case_41_a_place_of_another_owner_or_that_others_can_write_to_is_refused() {
             chown(&path, Some(0), None).unwrap();
         }
     } else {
-        eprintln!("NOT TESTED: only root can give a directory to somebody else");
+        tests::not_tested("only root can give a directory to somebody else");
     }
     let machine = world.start(&["--kernel", &kernel]);
     machine.signal(Signal::TERM);
@@ -327,7 +333,7 @@ fn case_41_a_place_of_another_owner_or_that_others_can_write_to_is_refused() {
 #[test]
 fn case_43_to_another_user_who_gets_at_the_socket_no_verb_tells_or_does_anything() {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("NOT TESTED: only root can connect as another user");
+        tests::not_tested("only root can connect as another user");
         return;
     }
     let (world, machine) = start(SPIN);
@@ -343,21 +349,8 @@ fn case_43_to_another_user_who_gets_at_the_socket_no_verb_tells_or_does_anything
     let stranger = thread::spawn(move || {
         let user = Uid::from_raw(NOBODY);
         set_thread_res_uid(user, user, user).unwrap();
-        let requests = [
-            Request::Machine,
-            Request::TurnOff,
-            Request::Reset,
-            Request::Pause,
-            Request::Tasks,
-            Request::Task { id: 1 },
-            Request::Cancel { id: 1 },
-            Request::Wait { id: 1 },
-            Request::Sessions,
-            Request::Logoff { options: protocol::task::LogoffOptions::default() },
-            Request::Shutdown { forced: true },
-            Request::Console,
-            Request::Events,
-        ];
+        let mut requests = every_verb();
+        requests.extend([Request::Console, Request::Events, Request::InstallIntegrationComponents]);
         for request in requests {
             let mut stream = UnixStream::connect(&path).unwrap();
             stream.set_read_timeout(Some(LIMIT)).unwrap();
@@ -375,7 +368,7 @@ fn case_43_to_another_user_who_gets_at_the_socket_no_verb_tells_or_does_anything
 #[test]
 fn case_43_who_may_reach_the_control_socket_does_not_reach_the_guests_ports_whatever_the_umask() {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("NOT TESTED: only root can connect as another user");
+        tests::not_tested("only root can connect as another user");
         return;
     }
     let world = World::new();

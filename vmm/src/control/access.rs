@@ -171,6 +171,10 @@ pub(crate) fn unknown(name: &str) -> CallError {
 }
 
 #[cfg(test)]
+#[path = "rights_tests.rs"]
+mod rights;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use protocol::task::LogoffOptions;

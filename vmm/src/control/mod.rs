@@ -13,3 +13,10 @@ mod serve;
 pub mod server;
 mod unsent;
 pub mod wire;
+
+#[cfg(test)]
+mod every_verb;
+#[cfg(test)]
+use protocol::task::LogoffOptions;
+#[cfg(test)]
+use wire::{Property, Request};

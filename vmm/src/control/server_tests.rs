@@ -4,7 +4,8 @@ use super::*;
 use crate::MachineConfig;
 use crate::control::all_events::{AllEvents, Heard};
 use crate::control::client::Client;
-use crate::control::wire::{Call, Property, VERSION};
+use crate::control::every_verb::every_verb;
+use crate::control::wire::{Call, VERSION};
 use crate::events::{EventKind, LogoffType, Notice};
 use crate::runtime::{Place, Runtime};
 use crate::state::VmState;
@@ -20,12 +21,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Barrier, Mutex};
 
-#[path = "every_verb.rs"]
-mod every_verb;
 #[path = "unread_tests.rs"]
 mod unread;
-
-use every_verb::every_verb;
 
 /// A bound against hanging.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -619,7 +616,7 @@ fn who_reads_no_events_for_a_long_time_is_told_how_many_were_lost() {
 #[test]
 fn case_43_whoever_the_owner_lets_in_leaves_room_for_the_owner() {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("not tested: only root can connect as another user");
+        ::tests::not_tested("only root can connect as another user");
         return;
     }
     const GUEST: u32 = 65534;
@@ -707,7 +704,7 @@ fn case_40_two_controllers_race_through_every_pair_of_verbs_in_every_state() {
 #[test]
 fn case_43_to_another_user_the_machine_does_not_exist() {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("not tested: only root can connect as another user");
+        ::tests::not_tested("only root can connect as another user");
         return;
     }
     let world = World::new();

@@ -76,3 +76,22 @@ fn who_reads_nothing_or_only_a_little_now_and_then_makes_room_for_others() {
         world.wait_for_seats(0);
     }
 }
+
+#[test]
+fn case_40_who_dies_in_the_middle_of_a_long_answer_leaves_nothing_behind() {
+    let world = World::new();
+    let id = long_task(&world);
+    for _ in 0..50 {
+        let mut stream = asking(&world, id);
+        // So much has come, and the rest never will.
+        stream.read_exact(&mut [0]).unwrap();
+        drop(stream);
+        world.wait_for_seats(0);
+        // Its share of the room is free for the next one.
+        let mut next = world.raw();
+        ask(&mut next, Request::Task { id });
+        assert!(matches!(answer_to(&mut next), Some(Response::Task(_))));
+        drop(next);
+        world.wait_for_seats(0);
+    }
+}
