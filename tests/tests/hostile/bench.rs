@@ -2,15 +2,16 @@
 
 use crate::subject::Driven::{self, Honestly, Maliciously, Wildly};
 use crate::subject::Subject::{
-    self, ConsoleIn, ConsoleOut, Deflate, Disk, Inflate, NetOut, Reports, Rng, Statistics, VsockIn,
-    VsockOut,
+    self, ConsoleIn, ConsoleOut, Deflate, Disk, Inflate, NetIn, NetOut, Reports, Rng, Statistics,
+    VsockIn, VsockOut,
 };
 use crate::subject::{
-    ASIDE, HONEST_PORT, MALICIOUS_FREE, ON_DISK, PRECIOUS, RAM, READABLE, SPARE, TAP, WRITABLE,
-    request,
+    ASIDE, DATAGRAM, HEADERS, HONEST_PORT, MALICIOUS_FREE, NET_HEADER, ON_DISK, PRECIOUS, RAM,
+    READABLE, SPARE, TAP, WRITABLE, request,
 };
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use std::cell::Cell;
+use std::net::UdpSocket;
 use std::process::Command;
 use std::rc::Rc;
 use std::time::Duration;
@@ -25,6 +26,9 @@ const WRITABLE_SIZE: usize = 8192;
 /// What lies where nothing has been written.
 pub(crate) const PATTERN: u8 = 0xa5;
 const PAGE: usize = 4096;
+/// The host in the tap's network, and the guest.
+const HOST: &str = "10.0.0.1";
+const NEIGHBOUR: &str = "10.0.0.2";
 
 /// A machine with a subject, whose device is up.
 pub(crate) struct Bench {
@@ -47,15 +51,26 @@ impl Bench {
     /// A machine with so much memory, and ring features besides those of the subject.
     pub(crate) fn with(subject: Subject, memory: u64, features: u64) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        if subject == NetOut {
+        let networks = matches!(subject, NetOut | NetIn);
+        if networks {
             // SAFETY: of what threads share, this takes only the network. Children are in the new one.
             unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("root can have a network");
+            // Where there is IPv6 it would send packets of its own.
+            let _ = std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
         }
         let setting = Setting { memory, ..subject.setting(folder.path()) };
         let puppet = Rc::new(Puppet::start(&setting));
-        if subject == NetOut {
-            let up = Command::new("ip").args(["link", "set", TAP, "up"]).status();
-            assert!(up.is_ok_and(|status| status.success()), "the tap can be put up");
+        if networks {
+            let neighbour = format!("neighbour add {NEIGHBOUR} lladdr 02:00:00:00:00:02 dev {TAP}");
+            for words in [
+                &format!("link set {TAP} up"),
+                &format!("address add {HOST}/24 dev {TAP}"),
+                // Nobody there would answer who is asked for.
+                &neighbour,
+            ] {
+                let done = Command::new("ip").args(words.split(' ')).status();
+                assert!(done.is_ok_and(|status| status.success()), "ip {words}");
+            }
         }
         let driver = Driver::of(&puppet, subject.kind());
         let features = features | subject.features();
@@ -69,6 +84,11 @@ impl Bench {
 
     pub(crate) fn queue(&self) -> usize {
         self.subject.queue()
+    }
+
+    /// The numbers of all queues of the device that are used.
+    pub(crate) fn queues(&self) -> std::ops::Range<usize> {
+        0..self.subject.queues()
     }
 
     fn prepare(&self, driven: Driven) {
@@ -85,6 +105,11 @@ impl Bench {
         }
         match self.subject {
             ConsoleIn => self.puppet.type_in(b"x"),
+            NetIn => {
+                let socket = UdpSocket::bind((HOST, 9)).expect("it is this thread's network");
+                let sent = socket.send_to(DATAGRAM, (NEIGHBOUR, 9)).expect("the tap is up");
+                assert_eq!(sent, DATAGRAM.len());
+            }
             VsockIn => {
                 let driver = &self.driver;
                 self.puppet.poke(ASIDE, &request(77));
@@ -112,6 +137,17 @@ impl Bench {
             });
         }
         driver.await_used(queue, all)
+    }
+
+    /// The host asks for statistics until the device says that it needs a reset.
+    pub(crate) fn asks_until_it_is_broken(&self, when: &str) {
+        self.puppet.wait_for(&format!("{when}: a device that needs a reset"), || {
+            let mut client = crate::client(&self.puppet);
+            // Nobody will answer.
+            client.set_patience(Duration::from_millis(2)).unwrap();
+            let _ = client.value(Request::Balloon);
+            self.driver.status() & NEEDS_RESET != 0
+        });
     }
 
     /// Puts the chain that begins with descriptor `head` into the queue as an honest driver.
@@ -151,6 +187,10 @@ impl Bench {
             ConsoleIn => {
                 let typed = &written[..length as usize];
                 assert!(typed.iter().all(|byte| *byte == b'x'), "{}", said("what was typed"));
+            }
+            NetIn => {
+                let packet = &written[NET_HEADER..length as usize];
+                assert_eq!(&packet[HEADERS..], DATAGRAM, "{}", said("the packet"));
             }
             VsockIn => assert_eq!(&written[30..32], &3_u16.to_le_bytes(), "{}", said("a reset")),
             Inflate => {
@@ -331,7 +371,7 @@ impl Bench {
         self.puppet.wait_for("a complete reset", || driver.status() == 0);
         match self.subject {
             // What it had for the guest may be gone, and may not.
-            VsockIn | ConsoleIn => self.stimulated.set(false),
+            VsockIn | ConsoleIn | NetIn => self.stimulated.set(false),
             // What came from a driver of whom nobody knows what it did.
             NetOut => self.honest.set(self.packets()),
             _ => {}

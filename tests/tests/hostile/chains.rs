@@ -2,7 +2,7 @@
 //!
 //! Each is played against every [subject](crate::subject).
 
-use crate::bench::{Bench, PATTERN};
+use crate::bench::{Bench, PATTERN, RUNNING};
 use crate::subject::{DISK_SIZE, NOWHERE, RAM, READABLE, Subject, TABLE, WRITABLE, every};
 use std::time::Duration;
 use tests::puppet::{Descriptor, INDIRECT, NEXT, WRITE, bytes_of, linked};
@@ -117,11 +117,27 @@ fn case_03_tables_in_tables_and_tables_of_no_size_are_refused() {
 fn case_03_a_table_whose_descriptor_says_more_than_it_may_is_still_bounded() {
     for subject in every() {
         let bench = Bench::new(subject);
+        let (driver, queue) = (&bench.driver, bench.queue());
         // The flags of writing (section 2.7.5.3.2 has devices ignore it) and of a next one.
         for flags in [INDIRECT | WRITE, INDIRECT | NEXT, INDIRECT | NEXT | WRITE, 0xffff] {
             let table = table_of(&bench, &subject.chain());
-            let when = format!("a table with flags {flags:#x}");
-            bench.survives(&[Descriptor { flags, ..table }], &when);
+            let when = format!("{subject:?}: a table with flags {flags:#x}");
+            bench.lets_go();
+            // Where the next one is, there is nothing.
+            driver.describe(queue, 0, &[Descriptor { flags, ..table }, Descriptor::default()]);
+            bench.offer(0);
+            let (head, length) = bench.await_all();
+            // It was refused as it came, or served once and as a whole.
+            let whole = if subject == Subject::ConsoleIn {
+                (1..=subject.writable()).contains(&length)
+            } else {
+                length == subject.written()
+            };
+            assert!(head == 0 && (length == 0 || whole), "{when}: {head}, {length} bytes");
+            bench.is_quiet(&when);
+            assert_eq!(driver.used(queue), driver.available(queue), "{when}");
+            assert_eq!(driver.status(), RUNNING, "{when}");
+            bench.comes_back(&when);
         }
     }
 }

@@ -1,7 +1,4 @@
 //! The queues that hostile rings are played against: each with what an honest driver does with it.
-//!
-//! One is missing: that of packets which come, whose buffers are kept over turns and filled together.
-//! What is no chain and no ring is played against it in the device's own tests, without a process.
 
 use crate::VMM;
 use std::path::Path;
@@ -35,6 +32,13 @@ const DEAD_PORT: u32 = 4_000_000;
 /// The port from which an honest guest dials.
 pub(crate) const HONEST_PORT: u32 = 1000;
 pub(crate) const TAP: &str = "hostile0";
+/// Bytes that are before each packet, and of the shortest packet.
+pub(crate) const NET_HEADER: usize = 12;
+pub(crate) const PACKET: usize = 60;
+/// What is in the packets that the guest is sent, and what is before that: the headers of Ethernet, IPv4
+/// and UDP.
+pub(crate) const DATAGRAM: &[u8] = b"for the guest here";
+pub(crate) const HEADERS: usize = PACKET - DATAGRAM.len();
 
 /// Who puts a chain into the queue: what they say and name is told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,10 +65,12 @@ pub(crate) enum Subject {
     VsockOut,
     VsockIn,
     NetOut,
+    /// Its buffers are kept until a packet comes.
+    NetIn,
 }
 use Subject::{
-    ConsoleIn, ConsoleOut, Deflate, Disk, Inflate, NetOut, Reports, Rng, Statistics, VsockIn,
-    VsockOut,
+    ConsoleIn, ConsoleOut, Deflate, Disk, Inflate, NetIn, NetOut, Reports, Rng, Statistics,
+    VsockIn, VsockOut,
 };
 
 /// All of them that can be had here: networks are root's.
@@ -73,18 +79,34 @@ pub(crate) fn every() -> Vec<Subject> {
         Disk, Rng, ConsoleOut, ConsoleIn, Inflate, Deflate, Statistics, Reports, VsockOut, VsockIn,
     ];
     if rustix::process::geteuid().is_root() && Path::new("/dev/net/tun").exists() {
-        subjects.push(NetOut);
+        subjects.extend([NetOut, NetIn]);
     } else {
-        eprintln!("NOT TESTED: networks, because only root can make taps");
+        tests::not_tested("networks, because only root can make taps");
     }
     subjects
 }
 
+/// One of each device, and of the balloon one for each of the features that give it another queue:
+/// with their [queues](Subject::queues) all that there are.
+pub(crate) fn one_of_each_set_of_queues() -> Vec<Subject> {
+    let alike = [ConsoleIn, Deflate, VsockIn, NetIn];
+    every().into_iter().filter(|subject| !alike.contains(subject)).collect()
+}
+
 impl Subject {
+    /// How many queues of its device are used.
+    pub(crate) fn queues(self) -> usize {
+        match self {
+            Disk | Rng => 1,
+            ConsoleOut | ConsoleIn | Inflate | Deflate | NetOut | NetIn => 2,
+            Statistics | Reports | VsockOut | VsockIn => 3,
+        }
+    }
+
     /// The number of the device's type.
     pub(crate) fn kind(self) -> u32 {
         match self {
-            NetOut => 1,
+            NetOut | NetIn => 1,
             Disk => 2,
             ConsoleOut | ConsoleIn => 3,
             Rng => 4,
@@ -96,7 +118,7 @@ impl Subject {
     /// The number of the queue.
     pub(crate) fn queue(self) -> usize {
         match self {
-            Disk | Rng | ConsoleIn | Inflate | VsockIn => 0,
+            Disk | Rng | ConsoleIn | Inflate | VsockIn | NetIn => 0,
             ConsoleOut | Deflate | VsockOut | NetOut => 1,
             Statistics | Reports => 2,
         }
@@ -118,6 +140,7 @@ impl Subject {
             Rng => 32,
             ConsoleIn => 1,
             VsockIn => 44,
+            NetIn => (NET_HEADER + PACKET) as u32,
             _ => 0,
         }
     }
@@ -128,6 +151,7 @@ impl Subject {
             Disk => 513,
             Rng => 32,
             ConsoleIn => 16,
+            NetIn => 2048,
             Reports | VsockIn => 4096,
             _ => 0,
         }
@@ -155,13 +179,13 @@ impl Subject {
             VsockOut => request(if honest { HONEST_PORT } else { 666 }),
             NetOut => {
                 // No offloads; to all, from somebody, of an experimental kind.
-                let mut packet = vec![0; 12];
+                let mut packet = vec![0; NET_HEADER];
                 packet.extend([0xff; 6]);
                 packet.extend([2, 0, 0, 0, 0, 1, 0x88, 0xb5]);
-                packet.resize(12 + 60, 0);
+                packet.resize(NET_HEADER + PACKET, 0);
                 packet
             }
-            Rng | ConsoleIn | Reports | VsockIn => Vec::new(),
+            Rng | ConsoleIn | Reports | VsockIn | NetIn => Vec::new(),
         }
     }
 
@@ -188,7 +212,7 @@ impl Subject {
                 setting.with(&["--disk", &format!("path={}", image.display())])
             }
             ConsoleOut | ConsoleIn => setting.with(&["--console-device", "virtio"]),
-            NetOut => setting.with(&["--net", &format!("tap={TAP}")]),
+            NetOut | NetIn => setting.with(&["--net", &format!("tap={TAP}")]),
             _ => setting,
         }
     }
