@@ -384,6 +384,12 @@ fn case_36_as_many_processors_as_can_be_said_run_or_are_refused_with_a_code() {
     }
     let (status, stdout, stderr) = machine.end();
     assert_eq!(status.code(), Some(i32::from(refused)), "{stdout} {stderr}");
+    if refused {
+        let document: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+        let code = document["error"]["code"].clone();
+        let code: protocol::HResult = serde_json::from_value(code).unwrap();
+        assert!(code.is_failure() && code.symbol().is_some(), "{stdout}");
+    }
     assert!(!stderr.contains("panicked"), "{stderr}");
     world.holds_nothing();
 }
@@ -398,6 +404,51 @@ fn case_36_memory_on_both_sides_of_the_gap_is_all_there() {
         puppet.write32(address, 0x1234_5678);
         let found = puppet.read32(address);
         assert_eq!(found == 0x1234_5678, there, "{address:#x}: {found:#x}");
+    }
+    answers(&puppet);
+}
+
+/// What is behind the gap is the guest's, and is the same memory for its processor and its devices.
+#[test]
+fn case_36_memory_behind_the_gap_is_there_for_the_processor_and_for_devices() {
+    /// The fifth and the sixth gibibyte in the table of the third level, which the monitor has left
+    /// empty; and tables of the second level for them.
+    const ENTRIES: u64 = 0xa000 + 4 * 8;
+    const TABLES: u64 = 0x150_0000;
+    const GIB: u64 = 1 << 30;
+    let folder = tempfile::tempdir().unwrap();
+    let disk = folder.path().join("disk");
+    fs::write(&disk, [9; 8192]).unwrap();
+    let setting = Setting { memory: 4 * GIB, ..Setting::new(VMM) };
+    let setting = setting.with(&["--disk", &format!("path={}", disk.display())]);
+    let puppet = Rc::new(Puppet::start(&setting));
+    for table in 0..2 {
+        let at = TABLES + table * 4096;
+        // Present, writable; and pages of 2 MiB.
+        let pages = (0..512).map(|page| ((4 + table) * GIB + (page << 21)) | 0x83);
+        puppet.poke(at, &pages.flat_map(u64::to_le_bytes).collect::<Vec<u8>>());
+        puppet.poke(ENTRIES + table * 8, &(at | 3).to_le_bytes());
+    }
+    let ends = [4 * GIB, 4 * GIB + 0x1234_5678, 5 * GIB - 4];
+    for address in ends {
+        puppet.write32(address, address as u32 ^ 0x5a5a_5a5a);
+    }
+    for address in ends {
+        assert_eq!(puppet.read32(address), address as u32 ^ 0x5a5a_5a5a, "{address:#x}");
+    }
+    puppet.write32(5 * GIB, 0);
+    assert_eq!(puppet.read32(5 * GIB), u32::MAX, "behind the end");
+    let driver = Driver::of(&puppet, 2);
+    driver.bring_up(0);
+    puppet.poke(READABLE, &[0; 16]);
+    for address in [4 * GIB, 5 * GIB - 512] {
+        let data = Descriptor::writable(address, 512);
+        let chain = [Descriptor::readable(READABLE, 16), data, Descriptor::writable(WRITABLE, 1)];
+        assert_eq!(driver.submit(0, &linked(&chain, 0)), 513, "{address:#x}");
+        assert_eq!(puppet.peek(WRITABLE, 1), [0], "{address:#x}");
+        for at in [address, address + 508] {
+            assert_eq!(puppet.read32(at), 0x0909_0909, "{at:#x}");
+        }
     }
     answers(&puppet);
 }
