@@ -123,6 +123,18 @@ tests_relay_begin:
     call .Lsend
     jmp .Lback
 .Lhost:
+    // A request to one of the ports of orders is one.
+    cmp eax, 1
+    jne .Lno_order
+    cmp ecx, 6
+    je .Lpower_off
+    cmp ecx, 7
+    je .Ltriple_fault
+    cmp ecx, 8
+    je .Lpanic
+    cmp ecx, 9
+    je .Lunknown
+.Lno_order:
     mov r11d, edx
     and r11d, [rip + .Lpairs]
     mov [r8 + r11 * 4 + 0x9000], edx
@@ -162,6 +174,25 @@ tests_relay_begin:
     cmp r10w, [r8 + 0x5002]
     jne .Lsent
     ret
+.Lpower_off:
+    mov edx, 0x600
+    mov al, 0x34
+    out dx, al
+    hlt
+.Ltriple_fault:
+    lidt [rip + .Lnothing]
+    ud2
+.Lpanic:
+    mov edx, 0x505
+    mov al, 1
+    out dx, al
+    hlt
+.Lunknown:
+    // fld tbyte ptr [rbx]: ten bytes of a device's registers, which KVM cannot read for the guest.
+    .byte 0xdb, 0x2b
+.Lnothing:
+    .word 0
+    .quad 0
     // The first port to dial from, and the bits by which pairs are told apart.
 .Lfirst:
     .long 512
@@ -192,6 +223,33 @@ pub fn code_dialling_from(port: u32) -> Vec<u8> {
     let code = code();
     let ports = code.len() - 2 * size_of::<u32>();
     [&code[..ports], &port.to_le_bytes(), &0_u32.to_le_bytes()].concat()
+}
+
+/// What the guest itself can be told to do, instead of being dialled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Order {
+    /// Turn the machine off.
+    PowerOff = 6,
+    /// Run into an exception that nobody handles.
+    TripleFault,
+    /// Say that it has panicked.
+    Panic,
+    /// Run an instruction that KVM cannot do for it.
+    Unknown,
+}
+
+/// Gives the guest of the machine whose vsock socket is at `vsock` an order, and waits until it has ended
+/// the machine.
+///
+/// # Panics
+/// There is no such socket.
+pub fn order(vsock: &Path, order: Order) {
+    let mut stream = UnixStream::connect(vsock).expect("the machine is there");
+    let line = format!("CONNECT {}\n", order as u32);
+    stream.write_all(line.as_bytes()).expect("the machine listens");
+    // Nothing ever comes but its end.
+    let _ = stream.read(&mut [0]);
 }
 
 /// Connects to the service with this port as soon as the relay accepts, in the machine whose vsock

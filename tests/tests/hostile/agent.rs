@@ -11,7 +11,6 @@ use protocol::task::{
     LogoffOptions, Outcome, Process, SecondLook, SessionReport, SessionSummary, TaskResult,
 };
 use rustix::process::Signal;
-use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -20,7 +19,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tests::micro::elf;
 use tests::puppet::Usage;
-use tests::relay;
+use tests::relay::{self, Order};
 use vmm::control::client::Client;
 use vmm::control::wire::{self, MachineInfo, Property, TaskDocument};
 use vmm::error::CallError;
@@ -652,44 +651,88 @@ fn case_50_a_guest_process_without_privilege_cannot_pose_as_the_agent() {
 }
 
 /// A call that waits; the number is that of a task.
-type Waiting = fn(&mut Client, u32) -> Result<(), CallError>;
+struct Waiting {
+    call: fn(&mut Client, u32) -> Result<(), CallError>,
+    /// With what else it may end than with the code of its machine's end.
+    own: Option<HResult>,
+}
 
 /// What can be waited for.
 fn calls() -> Vec<Waiting> {
+    let waiting = |call| Waiting { call, own: None };
     vec![
-        |client, _| client.sessions().map(drop),
-        |client, _| client.property(Property::ComputerName).map(drop),
-        |client, _| client.value(wire::Request::GetParameter { name: "HostName".into() }).map(drop),
-        |client, _| {
+        waiting(|client, _| client.sessions().map(drop)),
+        waiting(|client, _| client.property(Property::ComputerName).map(drop)),
+        waiting(|client, _| client.value(wire::Request::IsUserLoggedOn { kind: 1 }).map(drop)),
+        waiting(|client, _| {
+            client.value(wire::Request::GetParameter { name: "HostName".into() }).map(drop)
+        }),
+        waiting(|client, _| {
             let (name, value) = ("HostName".into(), "x".into());
             client.act(wire::Request::SetParameter { name, value })
-        },
-        |client, _| client.work(wire::Request::Shutdown { forced: true }).map(drop),
-        |client, _| client.work(wire::Request::Restart { forced: false }).map(drop),
-        |client, task| {
-            let end = client.wait(task, None, |_| ())?.task;
-            assert!(end.is_complete, "{end:?}");
-            Err(CallError::new(end.error, end.error_description))
-        },
-        |client, task| client.cancel(task).map(drop),
+        }),
+        waiting(|client, _| client.work(wire::Request::Shutdown { forced: true }).map(drop)),
+        waiting(|client, _| client.work(wire::Request::Restart { forced: false }).map(drop)),
+        waiting(|client, task| is_over(client.wait(task, None, |_| ())?)),
+        waiting(|client, task| is_over(client.wait(task, Some(LIMIT), |_| ())?)),
+        // Who cancels a task that ends otherwise is told that this has failed.
+        Waiting { call: |client, task| client.cancel(task).map(drop), own: Some(HResult::E_FAIL) },
     ]
 }
 
-#[test]
-fn case_51_every_pending_call_ends_within_a_second_of_its_machine() {
-    type Kill = fn(&Scene);
+/// A task that was waited for has ended, and how.
+fn is_over(document: TaskDocument) -> Result<(), CallError> {
+    let end = document.task;
+    assert!(end.is_complete, "{end:?}");
+    Err(CallError::new(end.error, end.error_description))
+}
+
+/// Ends a machine, or its boot.
+type Kill = fn(&Scene);
+
+/// In which ways a machine ends, and what it is then.
+fn ways() -> [(&'static str, Kill, HResult); 8] {
     let not_running = HResult::VM_E_VM_NOT_RUNNING;
-    let ways: [(&str, Kill, HResult); 4] = [
+    [
         ("killed", |scene| scene.machine.signal(Signal::KILL), not_running),
         ("ended", |scene| scene.machine.signal(Signal::TERM), not_running),
         ("turned off", |scene| drop(scene.client().work(wire::Request::TurnOff)), not_running),
+        ("powered off", |scene| relay::order(&scene.vsock(), Order::PowerOff), not_running),
+        ("triple fault", |scene| relay::order(&scene.vsock(), Order::TripleFault), not_running),
+        ("panic", |scene| relay::order(&scene.vsock(), Order::Panic), not_running),
+        ("KVM's error", |scene| relay::order(&scene.vsock(), Order::Unknown), not_running),
         (
             "reset",
             |scene| drop(scene.client().work(wire::Request::Reset)),
             HResult::DISP_E_EXCEPTION,
         ),
-    ];
-    for (what, kill, code) in ways {
+    ]
+}
+
+/// Ends the scene's machine, and looks that what waits, which gives the moment of its end, ends soon.
+fn ends_soon<T>(
+    what: &str,
+    scene: &Scene,
+    kill: Kill,
+    waiting: Vec<thread::ScopedJoinHandle<'_, (Instant, T)>>,
+) -> Vec<T> {
+    // Until the guest has been asked all that it will ever be.
+    thread::sleep(Duration::from_millis(300));
+    assert!(waiting.iter().all(|call| !call.is_finished()), "{what}: nothing waits");
+    let killed = Instant::now();
+    kill(scene);
+    let ended = |call: thread::ScopedJoinHandle<'_, (Instant, T)>| {
+        let (ended, end) = call.join().unwrap();
+        let after = ended.saturating_duration_since(killed);
+        assert!(after < SOON, "{what}: {after:?}");
+        end
+    };
+    waiting.into_iter().map(ended).collect()
+}
+
+#[test]
+fn case_51_every_pending_call_ends_within_a_second_of_its_machine() {
+    for (what, kill, code) in ways() {
         let scene = Scene::new();
         let mut agent = scene.agent();
         let (_, task) = scene.begin(&mut agent, 1, LogoffOptions::default());
@@ -701,29 +744,62 @@ fn case_51_every_pending_call_ends_within_a_second_of_its_machine() {
                 let (mut client, asked) = (scene.client(), &asked);
                 waiting.push(scope.spawn(move || {
                     asked.wait();
-                    let error = call(&mut client, task).unwrap_err();
+                    let error = (call.call)(&mut client, task).unwrap_err();
                     (Instant::now(), error)
                 }));
             }
             asked.wait();
-            // Until the guest has been asked all that it will ever be.
-            thread::sleep(Duration::from_millis(300));
-            assert!(waiting.iter().all(|call| !call.is_finished()), "{what}: nothing waits");
-            let killed = Instant::now();
-            kill(&scene);
-            for call in waiting {
-                let (ended, error) = call.join().unwrap();
-                let after = ended.saturating_duration_since(killed);
-                assert!(after < SOON, "{what}: {after:?}: {error}");
-                // A cancellation fails by itself. A guest that boots anew is one without an agent.
-                let mut allowed = vec![code, HResult::E_FAIL];
+            let ends = ends_soon(what, &scene, kill, waiting);
+            for (call, error) in calls.iter().chain(&calls).zip(ends) {
+                let mut allowed = vec![code];
+                allowed.extend(call.own);
                 if code == HResult::DISP_E_EXCEPTION {
+                    // A guest that boots anew is one without an agent.
                     allowed.push(HResult::VM_E_ADDITIONS_FEATURE_NOT_AVAIL);
                 }
                 assert!(allowed.contains(&error.code), "{what}: {error:?}");
             }
         });
-        let log = fs::read_dir(scene.world.runtime()).is_ok();
-        assert!(log, "the others' place is there");
+    }
+}
+
+/// Before the guest has taken it a logoff is no task yet; and events and consoles are no calls.
+#[test]
+fn case_51_what_is_asked_and_not_accepted_and_what_goes_on_without_end_ends_with_the_machine() {
+    for (what, kill, code) in ways() {
+        let scene = Scene::new();
+        let mut agent = scene.agent();
+        let ends = code == HResult::VM_E_VM_NOT_RUNNING;
+        thread::scope(|scope| {
+            let mut client = scene.client();
+            let mut waiting = vec![scope.spawn(move || {
+                let error = client.logoff(LogoffOptions::default()).unwrap_err();
+                (Instant::now(), error.code)
+            })];
+            agent.request();
+            // Who follows the machine follows it through a reset, too.
+            if ends {
+                let mut events = scene.client().events().unwrap();
+                waiting.push(scope.spawn(move || {
+                    let error = loop {
+                        match events.next(Some(LIMIT)) {
+                            Ok(notice) => assert!(notice.is_some(), "it never ends"),
+                            Err(error) => break error,
+                        }
+                    };
+                    (Instant::now(), error.code)
+                }));
+                let (mut console, _) = scene.client().console().unwrap();
+                waiting.push(scope.spawn(move || {
+                    // An end is one, whichever way it comes.
+                    let _ = console.read_to_end(&mut Vec::new());
+                    (Instant::now(), HResult::VM_E_VM_NOT_RUNNING)
+                }));
+            }
+            for error in ends_soon(what, &scene, kill, waiting) {
+                let anew = !ends && error == HResult::VM_E_ADDITIONS_FEATURE_NOT_AVAIL;
+                assert!(error == code || anew, "{what}: {error}");
+            }
+        });
     }
 }

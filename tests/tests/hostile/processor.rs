@@ -1,13 +1,16 @@
 //! Cases 29 and 30: what a guest can ask its processor.
 
-use crate::{FAILED, POWERED_OFF, answers, client, ended_with, start};
+use crate::{FAILED, POWERED_OFF, TRIPLE_FAULT, answers, client, ended_with, start};
 use std::path::Path;
-use std::time::Duration;
-use tests::puppet::{Call, FREE, Op};
+use std::time::{Duration, Instant};
+use tests::puppet::{Call, FREE, Op, Puppet};
 use vmm::control::wire::Request;
 
 const GENERAL_PROTECTION: u64 = 13;
 const INVALID_OPCODE: u64 = 6;
+const NMI: u64 = 2;
+/// What KVM answers to a hypercall that it does not know.
+const NO_SUCH_CALL: i64 = -1000;
 
 /// Leaves of CPUID that a guest may ask for.
 fn leaves() -> impl Iterator<Item = (u64, u64)> {
@@ -52,9 +55,7 @@ fn case_29_registers_that_are_not_there_are_a_fault_of_the_guest() {
     // A host can be told to let its guests have all of them.
     let ignored = std::fs::read_to_string("/sys/module/kvm/parameters/ignore_msrs");
     if ignored.is_ok_and(|text| text.starts_with('Y')) {
-        eprintln!(
-            "NOT TESTED: this host ignores guests that ask for registers which are not there"
-        );
+        tests::not_tested("this host ignores guests that ask for registers which are not there");
     } else {
         assert_eq!(nobody.exception(), Some(GENERAL_PROTECTION));
     }
@@ -103,10 +104,97 @@ fn case_29_garbage_in_registers_is_taken_or_a_fault() {
     answers(&puppet);
 }
 
+/// Has the guest do `calls`, each of which may be a fault of its own, leave its processor waiting for
+/// what nobody sends, or end its machine as it is documented; whatever it is, the monitor answers.
+fn play(calls: &[Call]) {
+    let puppet = start();
+    puppet.send(calls);
+    let deadline = Instant::now() + Duration::from_secs(1);
+    puppet.wait_until("an answer, silence, or the end", || {
+        puppet.has_answered() || Instant::now() > deadline
+    });
+    if puppet.lives() {
+        if puppet.has_answered() {
+            for done in puppet.calls_done(calls.len()) {
+                let fault = done.exception();
+                assert!(matches!(fault, None | Some(GENERAL_PROTECTION | NMI)), "{done:x?}");
+            }
+        }
+        answers(&puppet);
+        client(&puppet).work(Request::TurnOff).unwrap();
+        ended_with(&puppet, POWERED_OFF, "turned off");
+        return;
+    }
+    let end = puppet.end();
+    let words = match end.status.code() {
+        Some(TRIPLE_FAULT) => "triple fault",
+        Some(FAILED) => "cannot go on",
+        _ => panic!("{end:?}"),
+    };
+    assert!(end.stderr.contains(words), "{end:?}");
+}
+
+fn wrmsr(rcx: u64, value: u64) -> Call {
+    Call { rcx, rax: value & 0xffff_ffff, rdx: value >> 32, ..Call::new(Op::Wrmsr) }
+}
+
+/// Registers with which the processor stops to be the one that the monitor has made: each in a machine of
+/// its own, beside one that nothing is done to.
+#[test]
+fn case_29_a_local_apic_that_is_moved_turned_off_or_made_another_harms_nobody_else() {
+    const BASE: u64 = 0x1b;
+    const HERE: u64 = 0xfee0_0000;
+    // It is on, it is an x2APIC, it is that of the first processor.
+    const ON: u64 = 1 << 11;
+    const X2: u64 = 1 << 10;
+    const FIRST: u64 = 1 << 8;
+    let other = start();
+    let look = |address| Call { rdi: address, ..Call::new(Op::Read32) };
+    // Onto a device, RAM, the I/O APIC, nothing; and further than there are addresses.
+    for to in [0xd000_0000, 0x10_0000, 0xfec0_0000, 0xc800_0000, 1 << 40, !0xfff] {
+        play(&[wrmsr(BASE, to | ON | FIRST), look(0xd000_0000), look(0xfec0_0000), look(HERE)]);
+    }
+    let off = wrmsr(BASE, HERE | FIRST);
+    let (on, x2) = (wrmsr(BASE, HERE | ON | FIRST), wrmsr(BASE, HERE | ON | X2 | FIRST));
+    play(&[off, look(HERE), on, look(HERE)]);
+    play(&[x2, look(HERE), on, off, x2, on]);
+    play(&[wrmsr(BASE, HERE | X2 | FIRST), wrmsr(BASE, 0), wrmsr(BASE, !0)]);
+    // All registers of an x2APIC, which are there or not.
+    let all = || 0x800..0x840_u64;
+    let read = all().map(|rcx| Call { rcx, ..Call::new(Op::Rdmsr) });
+    play(&[x2].into_iter().chain(read.clone()).collect::<Vec<_>>());
+    play(&read.collect::<Vec<_>>());
+    for value in [0, 0x20, 0x1_00ff, !0] {
+        // Not the one that sends: that comes next.
+        let write = all().filter(|rcx| *rcx != 0x830).map(|rcx| wrmsr(rcx, value));
+        play(&[x2].into_iter().chain(write).collect::<Vec<_>>());
+    }
+    // To itself, to all, and to a processor that is not there, in all modes.
+    for mode in 0..8 {
+        for to in [1 << 18, 2 << 18, 7 << 32] {
+            play(&[x2, wrmsr(0x830, to | mode << 8 | 1 << 14 | 0x20)]);
+        }
+    }
+    answers(&other);
+    assert_eq!(other.read32(0xd000_0000), 0x7472_6976);
+}
+
+#[test]
+fn case_29_every_bit_of_efer_is_taken_or_refused_and_harms_nobody_else() {
+    const EFER: u64 = 0xc000_0080;
+    /// Long mode, in force; the monitor's own choice.
+    const USUAL: u64 = 1 << 8 | 1 << 10;
+    let other = start();
+    for value in [0, !0, USUAL].into_iter().chain((0..64).map(|bit| USUAL ^ 1 << bit)) {
+        play(&[wrmsr(EFER, value), Call { rcx: EFER, ..Call::new(Op::Rdmsr) }]);
+    }
+    answers(&other);
+}
+
 /// A KVM that interprets its guests may never get past a hypercall: that is the guest's own trouble.
 #[test]
 fn case_30_hypercalls_are_answered_or_stop_only_who_makes_them() {
-    let puppet = start();
+    let mut puppet = start();
     let vendor = puppet.call(Call::new(Op::Cpuid));
     let intel = vendor.rbx == 0x756e_6547;
     let own = if intel { Op::Vmcall } else { Op::Vmmcall };
@@ -117,15 +205,27 @@ fn case_30_hypercalls_are_answered_or_stop_only_who_makes_them() {
         puppet.send(&[garbage]);
         if native {
             puppet.await_answer();
-        } else if !puppet.answers_within(Duration::from_secs(5)) {
-            eprintln!("NOT TESTED: this KVM never gets past hypercall {rax:#x}");
-            break;
+            let done = puppet.calls_done(1)[0];
+            assert_eq!(done.exception(), None, "{done:x?}");
+            if matches!(rax, 0 | 100 | 0xffff_ffff | u64::MAX) {
+                assert_eq!(done.rax as i64, NO_SUCH_CALL, "{rax:#x}");
+            }
+        } else if !puppet.answers_within(Duration::from_secs(1)) {
+            tests::not_tested(&format!("this KVM never gets past hypercall {rax:#x}"));
+            is_still_ours(&puppet);
+            // For the next one.
+            puppet = start();
         }
     }
-    answers(&puppet);
+    is_still_ours(&puppet);
+}
+
+/// The monitor answers, and ends the machine when it is told to.
+fn is_still_ours(puppet: &Puppet) {
+    answers(puppet);
     assert!(puppet.lives());
-    client(&puppet).work(Request::TurnOff).unwrap();
-    ended_with(&puppet, POWERED_OFF, "turned off");
+    client(puppet).work(Request::TurnOff).unwrap();
+    ended_with(puppet, POWERED_OFF, "turned off");
 }
 
 #[test]
