@@ -620,8 +620,20 @@ impl Inner {
         };
         tracing::info!(name = self.config.name, "boot begins");
         let outcome = boot.wait();
+        let mut life = self.lock();
+        match &outcome {
+            Outcome::PowerOff => self.events.publish(EventKind::OnGuestShutdown),
+            Outcome::TripleFault => self.events.publish(EventKind::OnTripleFault),
+            _ => {}
+        }
+        // With its devices the guest's agent goes. Whoever waits for that is to find a machine that
+        // ends, not one without an agent.
+        if !matches!(outcome, Outcome::Reset | Outcome::HostReset) {
+            self.enter(VmState::TurningOff);
+        }
         // The processors are stopped by whoever lets go of them last, which is to be this thread.
-        self.lock().control = None;
+        life.control = None;
+        drop(life);
         Ok(outcome)
     }
 
@@ -707,11 +719,6 @@ impl Inner {
     /// The machine has ended: everyone who waits is answered.
     fn finish(&self, end: End) {
         tracing::info!(name = self.config.name, ?end, "machine ended");
-        match &end {
-            End::PowerOff => self.events.publish(EventKind::OnGuestShutdown),
-            End::TripleFault => self.events.publish(EventKind::OnTripleFault),
-            _ => {}
-        }
         {
             let _life = self.lock();
             self.enter(VmState::TurningOff);

@@ -48,6 +48,16 @@ impl Scene {
         Self { world, machine }
     }
 
+    /// One to whose console others can attach.
+    fn with_console() -> Self {
+        let world = World::new();
+        let kernel = world.file("relay", &elf(relay::code()));
+        let mut command = world.command(VMM);
+        command.args(["run", "Web", "--memory", "32M", "--console", "attach"]);
+        let machine = world.runs(command.args(["--kernel", &kernel]));
+        Self { world, machine }
+    }
+
     fn vsock(&self) -> PathBuf {
         self.world.runtime().join("web/vsock.sock")
     }
@@ -767,7 +777,7 @@ fn case_51_every_pending_call_ends_within_a_second_of_its_machine() {
 #[test]
 fn case_51_what_is_asked_and_not_accepted_and_what_goes_on_without_end_ends_with_the_machine() {
     for (what, kill, code) in ways() {
-        let scene = Scene::new();
+        let scene = Scene::with_console();
         let mut agent = scene.agent();
         let ends = code == HResult::VM_E_VM_NOT_RUNNING;
         thread::scope(|scope| {
