@@ -13,6 +13,7 @@ pub mod cases;
 mod console;
 pub mod disk_writer;
 mod guest;
+pub mod level;
 mod machine;
 pub mod micro;
 pub mod puppet;

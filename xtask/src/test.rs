@@ -38,7 +38,7 @@ const LIMIT: Duration = Duration::from_secs(1500);
 const LIMIT_OF_ALL: Duration = Duration::from_secs(5400);
 /// Power cuts under one load if not only the core is played.
 const POWER_CUTS: &str = "50";
-/// Set for the whole of the tests that count: not only the core is played.
+/// Set for the whole of what soaks: not only the core is played.
 const SOAK: &str = "VMM_SOAK";
 /// Boots at the same time: one may work while the other waits.
 const THREADS: &str = "2";
@@ -53,7 +53,7 @@ pub(crate) struct Args {
     #[arg(long)]
     only: Option<String>,
     /// Also what is not among the core: every scene of a logoff on every guest, more power cuts, and
-    /// every way in which a system call can fail; more connections and data of a guest's.
+    /// every way in which a system call can fail; the whole of what soaks.
     #[arg(long)]
     all: bool,
 }

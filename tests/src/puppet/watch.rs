@@ -31,6 +31,18 @@ impl Usage {
         before.asleep && self.asleep && self.runs == before.runs
     }
 
+    /// That of the process `pid`, with its memory counted page by page: the sum that the kernel keeps
+    /// may be some dozens of pages behind.
+    ///
+    /// # Panics
+    /// There is no such process.
+    #[must_use]
+    pub fn exactly(pid: u32) -> Self {
+        let pages = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"));
+        let memory = kibibytes(&pages.expect("the process is there"), "Anonymous:");
+        Self { memory, ..Self::of(pid) }
+    }
+
     /// That of the process `pid`.
     ///
     /// # Panics
@@ -39,11 +51,9 @@ impl Usage {
     pub fn of(pid: u32) -> Self {
         let base = format!("/proc/{pid}");
         let status = fs::read_to_string(format!("{base}/status")).expect("the process is there");
-        let memory = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-        let memory = memory.and_then(|text| text.trim().split(' ').next()?.parse().ok());
         let count = |name: &str| fs::read_dir(format!("{base}/{name}")).map_or(0, Iterator::count);
         let mut usage = Self {
-            memory: memory.expect("the kernel tells of anonymous memory"),
+            memory: kibibytes(&status, "RssAnon:"),
             threads: count("task"),
             descriptors: count("fd"),
             asleep: true,
@@ -68,4 +78,11 @@ impl Usage {
         }
         usage
     }
+}
+
+/// The figure behind `name`.
+fn kibibytes(text: &str, name: &str) -> u64 {
+    let figure = text.lines().find_map(|line| line.strip_prefix(name));
+    let figure = figure.and_then(|text| text.trim().split(' ').next()?.parse().ok());
+    figure.expect("the kernel tells of anonymous memory")
 }

@@ -40,6 +40,7 @@ mod vsock;
 mod world;
 
 use std::rc::Rc;
+use tests::level::KEPT;
 use tests::puppet::{NAME, Puppet, Setting, Usage};
 use vmm::control::client::Client;
 use vmm::runtime::Runtime;
@@ -47,9 +48,6 @@ use vmm::state::VmState;
 
 /// The command that runs the machines.
 const VMM: &str = env!("CARGO_BIN_EXE_vmm");
-
-/// What an allocator may keep, in KiB.
-const KEPT: u64 = 512;
 
 /// Exit codes of `vmm run`.
 const POWERED_OFF: i32 = 0;

@@ -12,7 +12,7 @@ use std::thread;
 
 impl Scene {
     /// Opens a connection whose guest says this of its buffer.
-    fn open_with(&self, holds: u32, taken: u32) -> (Ports, UnixStream) {
+    pub(super) fn open_with(&self, holds: u32, taken: u32) -> (Ports, UnixStream) {
         let ports = Ports { guest: self.guest.fresh_port(), host: OPEN };
         self.guest.send(&Packet::new(ports, REQUEST).credit(holds, taken));
         self.guest.expect(ports, RESPONSE);

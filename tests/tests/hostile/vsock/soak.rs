@@ -3,8 +3,9 @@
 //! A part of them is played unless `VMM_SOAK` is set. The packets are a puppet's here, too, and go
 //! through the whole monitor, as do those of the cases.
 
+use super::credit::fill;
 use super::crowds::{allow_descriptors, open_many};
-use super::guest::{BUFFERS_MAX, LIMIT, rest};
+use super::guest::{BUFFERS_MAX, LIMIT, flood, rest};
 use super::packet::{
     BUFFER, CREDIT_UPDATE, HEADER, NEITHER, PAYLOAD_MAX, Packet, Ports, REQUEST, RESPONSE, RST, RW,
     SHUTDOWN,
@@ -16,21 +17,8 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
-use tests::puppet::Usage;
-
-/// Whether all of it is to be played.
-fn whole() -> bool {
-    std::env::var_os("VMM_SOAK").is_some()
-}
-
-/// That a figure has not grown: of so many samples, those of the last half are not above those of the
-/// first, but for `noise`.
-fn is_level(samples: &[u64], noise: u64, what: &str) {
-    let (first, last) = samples.split_at(samples.len() / 2);
-    let (before, after) = (first.iter().max().unwrap(), last.iter().max().unwrap());
-    assert!(*after <= before + noise, "{what} grew: {samples:?}");
-}
+use std::time::{Duration, Instant};
+use tests::level::{Level, say, whole};
 
 #[test]
 fn a_thousand_connections_at_once_and_ten_thousands_one_after_the_other_leave_nothing_behind() {
@@ -40,8 +28,8 @@ fn a_thousand_connections_at_once_and_ten_thousands_one_after_the_other_leave_no
     let before = guest.puppet.usage();
 
     let rounds = if whole() { 5 } else { 2 };
-    let mut samples: Vec<Usage> = Vec::new();
-    for _ in 0..rounds {
+    let mut level: Option<Level> = None;
+    for round in 0..rounds {
         let mut open = open_many(guest, &scene.listener, 1000);
         let during = guest.puppet.usage();
         assert_eq!(during.descriptors, before.descriptors + 1000);
@@ -55,7 +43,13 @@ fn a_thousand_connections_at_once_and_ten_thousands_one_after_the_other_leave_no
             assert_eq!(&heard, b"y");
         }
         guest.is_idle("a thousand connections");
-        samples.push(guest.puppet.usage());
+        match &mut level {
+            // What the first thousand have taken may be kept for those who follow.
+            None => {
+                level = Some(Level::of(guest.puppet.pid(), "times a thousand connections more"))
+            }
+            Some(level) => level.sample(round),
+        }
         let ends: Vec<Packet> =
             open.iter().map(|(ports, _)| Packet::shutdown(*ports, NEITHER)).collect();
         guest.send_all(&ends[..500]);
@@ -75,14 +69,13 @@ fn a_thousand_connections_at_once_and_ten_thousands_one_after_the_other_leave_no
         });
         assert_eq!(guest.puppet.usage().threads, before.threads);
     }
-    let memory: Vec<u64> = samples.iter().map(|it| it.memory).collect();
-    is_level(&memory, crate::KEPT, "a thousand at once: memory");
+    level.expect("there was a round").is_flat();
 
     // Opened, used and closed, each by another end.
     let count = if whole() { 100_000 } else { 10_000 };
-    let mut memory = Vec::new();
     let each = 64;
-    for round in 0..count / each + 1 {
+    let mut level = None;
+    for round in 0..=count / each {
         let ports: Vec<Ports> =
             (0..each).map(|_| Ports { guest: guest.fresh_port(), host: OPEN }).collect();
         let packets: Vec<Packet> = ports
@@ -116,19 +109,59 @@ fn a_thousand_connections_at_once_and_ten_thousands_one_after_the_other_leave_no
         }
         let left = guest.settle();
         assert!(left.iter().all(|it| [RST, SHUTDOWN].contains(&it.op)), "{left:?}");
-        if round % 10 == 9 {
-            let now = guest.puppet.usage();
-            assert_eq!((now.threads, now.descriptors), (before.threads, before.descriptors));
-            memory.push(now.memory);
+        match &mut level {
+            None => {
+                let now = guest.puppet.usage();
+                assert_eq!((now.threads, now.descriptors), (before.threads, before.descriptors));
+                level = Some(Level::of(guest.puppet.pid(), "connections, one after the other"));
+            }
+            Some(level) if round % 10 == 0 => level.sample(round * each),
+            Some(_) => {}
         }
     }
-    is_level(&memory, crate::KEPT, "one after the other: memory");
-    eprintln!(
-        "{count} connections, one after the other; memory in KiB: {:?}",
-        memory.first().zip(memory.last())
-    );
+    level.expect("there was a round").is_flat();
     scene.nobody_came("the last");
     scene.ends_well("so many connections");
+}
+
+/// What is spent on many who are stuck, each in one of the ways that last: by a program that does not
+/// read, by a guest that grants nothing, by one that does not answer.
+#[test]
+fn case_24_many_who_are_stuck_cost_less_than_a_hundredth_of_a_processor() {
+    let scene = Scene::new();
+    let guest = &scene.guest;
+    let mut kept = Vec::new();
+    for _ in 0..20 {
+        let (ports, stream) = scene.open();
+        fill(guest, ports);
+        kept.push(stream);
+        let (_, mut stream) = scene.open_with(0, 0);
+        flood(&mut stream);
+        kept.push(stream);
+        let mut program = guest.program("CONNECT 80\n");
+        guest.dialled(80);
+        flood(&mut program);
+        kept.push(program);
+    }
+    guest.expect_silence("all are stuck");
+    let before = guest.puppet.usage();
+    let begun = Instant::now();
+    thread::sleep(Duration::from_secs(if whole() { 60 } else { 2 }));
+    let (after, elapsed) = (guest.puppet.usage(), begun.elapsed());
+    // Those that have ended took their time along.
+    assert_eq!((after.threads, after.descriptors), (before.threads, before.descriptors));
+    let spent = after.time - before.time;
+    let share = spent.as_secs_f64() / elapsed.as_secs_f64();
+    say(&format!(
+        "{} who are stuck: {spent:?} of a processor's time in {elapsed:?}, {:.4} %",
+        kept.len(),
+        share * 100.0
+    ));
+    assert!(share < 0.01, "{spent:?} of {elapsed:?}: {before:?} {after:?}");
+    scene.others_are_unharmed("all are stuck");
+    drop(kept);
+    guest.settle();
+    scene.ends_well("all are stuck");
 }
 
 /// Data for all: from each place on it goes on, and round at the end.
@@ -344,6 +377,9 @@ fn megabytes_through_fifty_connections_both_ways_arrive_whole_while_a_hundred_pr
     let buffers = u64::from((STAYING + LEAVING) * 2 * BUFFER / 1024);
     assert!(most < before.memory + buffers + crate::KEPT, "{before:?}: {most} KiB");
     let memory = (before.memory, most, after.memory);
-    eprintln!("{total} bytes each way; memory in KiB before, at most, after: {memory:?}");
+    say(&format!(
+        "{total} bytes each way through each of {STAYING} connections, while {LEAVING} programs leave; \
+         memory in KiB before, at most, after: {memory:?}"
+    ));
     scene.ends_well("so much data");
 }
