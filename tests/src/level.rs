@@ -17,8 +17,10 @@ use std::time::{Duration, Instant};
 /// That of glibc gives a heap's end back when it is 128 KiB long, and a process has several heaps, which
 /// its threads take turns in.
 pub const KEPT: u64 = 512;
+/// For so long nothing begins or ends where what has ended is not there any more.
+const REST: Duration = Duration::from_secs(1);
 /// A bound against hanging.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// Whether all that soaks is to be played, and not only a part.
 #[must_use]
@@ -37,21 +39,37 @@ pub struct Level {
     pid: u32,
     /// What it does again and again.
     things: &'static str,
+    begun: Instant,
     before: Usage,
     /// After how many of them, and how much memory there was, in KiB.
     samples: Vec<(u64, u64)>,
 }
 
 impl Level {
-    /// Begins with what the process `pid` has now. The thing should have been done some times before: a
-    /// heap grows until it is as large as it has to be.
+    /// Begins with what the process `pid` has as soon as it rests. The thing should have been done some
+    /// times before: a heap grows until it is as large as it has to be.
     ///
     /// # Panics
-    /// There is no such process.
+    /// There is no such process, or it does not rest.
     #[must_use]
     pub fn of(pid: u32, things: &'static str) -> Self {
-        let before = Usage::exactly(pid);
-        Self { pid, things, before, samples: vec![(0, before.memory)] }
+        let deadline = Instant::now() + LIMIT;
+        let (mut before, mut since) = (Usage::exactly(pid), Instant::now());
+        while since.elapsed() < REST {
+            assert!(
+                Instant::now() < deadline,
+                "threads or descriptors come and go: {:?}",
+                held(pid)
+            );
+            thread::sleep(Duration::from_millis(10));
+            let now = Usage::exactly(pid);
+            if !now.holds_as_much_as(&before) {
+                since = Instant::now();
+            }
+            before = now;
+        }
+        let begun = Instant::now();
+        Self { pid, things, begun, before, samples: vec![(0, before.memory)] }
     }
 
     /// Looks at what the process has after it has done so many of the things.
@@ -62,13 +80,13 @@ impl Level {
     pub fn sample(&mut self, done: u64) {
         let deadline = Instant::now() + LIMIT;
         let mut now = Usage::exactly(self.pid);
-        while (now.descriptors, now.threads) != (self.before.descriptors, self.before.threads) {
-            let held = held(self.pid);
+        while !now.holds_as_much_as(&self.before) {
             assert!(
                 Instant::now() < deadline,
-                "after {done} {}: {:?} became {now:?}: {held:?}",
+                "after {done} {}: {:?} became {now:?}: {:?}",
                 self.things,
-                self.before
+                self.before,
+                held(self.pid)
             );
             thread::sleep(Duration::from_millis(2));
             now = Usage::exactly(self.pid);
@@ -86,11 +104,12 @@ impl Level {
         let rise = slope * (last.0 - first.0) as f64;
         let Usage { descriptors, threads, .. } = self.before;
         let said = format!(
-            "{} {}: {descriptors} descriptors and {threads} threads at each of {} looks; {} KiB of \
+            "{} {} in {:.1?}: {descriptors} descriptors and {threads} threads at each of {} looks; {} KiB of \
              memory became {}, which is {:.1} bytes each, and {rise:.0} KiB in all, of which {KEPT} \
              may be an allocator's",
             last.0,
             self.things,
+            self.begun.elapsed(),
             self.samples.len(),
             first.1,
             last.1,
@@ -132,7 +151,8 @@ mod tests {
     /// Samples of a thing that is done a thousand times.
     fn level(memory: impl Fn(u64) -> u64) -> Level {
         let samples = (0..=1000).step_by(20).map(|done| (done, memory(done))).collect();
-        Level { pid: 0, things: "things", before: Usage::default(), samples }
+        let begun = Instant::now();
+        Level { pid: 0, things: "things", begun, before: Usage::default(), samples }
     }
 
     /// What an allocator does: up and down, and up and down.

@@ -31,6 +31,12 @@ impl Usage {
         before.asleep && self.asleep && self.runs == before.runs
     }
 
+    /// Whether there are as many threads and descriptors.
+    #[must_use]
+    pub fn holds_as_much_as(&self, other: &Self) -> bool {
+        (self.threads, self.descriptors) == (other.threads, other.descriptors)
+    }
+
     /// That of the process `pid`, with its memory counted page by page: the sum that the kernel keeps
     /// may be some dozens of pages behind.
     ///
