@@ -28,7 +28,7 @@ fn a_thousand_connections_at_once_and_ten_thousands_one_after_the_other_leave_no
     let before = guest.puppet.usage();
 
     let rounds = if whole() { 5 } else { 2 };
-    let mut level: Option<Level> = None;
+    let mut level = None;
     for round in 0..rounds {
         let mut open = open_many(guest, &scene.listener, 1000);
         let during = guest.puppet.usage();
@@ -43,12 +43,12 @@ fn a_thousand_connections_at_once_and_ten_thousands_one_after_the_other_leave_no
             assert_eq!(&heard, b"y");
         }
         guest.is_idle("a thousand connections");
-        match &mut level {
-            // What the first thousand have taken may be kept for those who follow.
-            None => {
-                level = Some(Level::of(guest.puppet.pid(), "times a thousand connections more"))
-            }
-            Some(level) => level.sample(round),
+        // What the first thousand have taken may be kept for those who follow.
+        let level = level.get_or_insert_with(|| {
+            Level::of(guest.puppet.pid(), "times a thousand connections more")
+        });
+        if round > 0 {
+            level.sample(round);
         }
         let ends: Vec<Packet> =
             open.iter().map(|(ports, _)| Packet::shutdown(*ports, NEITHER)).collect();
