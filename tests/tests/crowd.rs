@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tests::agent::{self, Manner};
 use tests::micro::elf;
+use tests::puppet::Usage;
 use tests::relay;
 use vmm::control::client::{Client, Events};
 use vmm::control::wire::Request;
@@ -33,11 +34,9 @@ impl Drop for Process {
     }
 }
 
-/// `field` of the process's status, in KiB.
-fn status(process: &Process, field: &str) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{}/status", process.0.id())).unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix(field)).unwrap();
-    line.trim_start_matches(':').trim().split(' ').next().unwrap().parse().unwrap()
+/// What the process has of the host.
+fn usage(process: &Process) -> Usage {
+    Usage::of(process.0.id())
 }
 
 fn connect(runtime: &Runtime) -> Client {
@@ -103,7 +102,7 @@ fn case_40_a_thousand_idle_clients_and_many_who_wait_cost_little_and_slow_down_n
         thread::sleep(Duration::from_millis(2));
     }
     let task = asking.logoff(LogoffOptions::default()).unwrap().task.id;
-    let (memory, threads) = (status(&process, "RssAnon"), status(&process, "Threads"));
+    let Usage { memory, threads, .. } = usage(&process);
     let idle: Vec<Client> = (0..IDLE).map(|_| connect(&runtime)).collect();
     let mut listening: Vec<Events> =
         (0..LISTENING).map(|_| connect(&runtime).events().unwrap()).collect();
@@ -125,7 +124,7 @@ fn case_40_a_thousand_idle_clients_and_many_who_wait_cost_little_and_slow_down_n
         let Some(Notice::Event(event)) = notice else { panic!("{notice:?}") };
         assert_eq!(event.number, 1);
     }
-    let more = status(&process, "RssAnon");
+    let more = usage(&process).memory;
     eprintln!(
         "{} clients: {memory} KiB of anonymous memory became {more} KiB, the slowest of 500 answers \
          took {slowest:?}",
@@ -139,7 +138,7 @@ fn case_40_a_thousand_idle_clients_and_many_who_wait_cost_little_and_slow_down_n
     }
     assert!(more < 10 * 1024, "{more} KiB");
     // The thread that paused the machine may still be about to end.
-    while status(&process, "Threads") > threads {
+    while usage(&process).threads > threads {
         assert!(Instant::now() < deadline, "clients have threads");
     }
     assert!(slowest < LIMIT);

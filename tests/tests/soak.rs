@@ -54,7 +54,7 @@ impl World {
         Definition { memory: 32 << 20, ..Definition::new("", self.path(kernel)) }
     }
 
-    /// A machine that nobody else can find, as far as it differs from others a disk and a console.
+    /// A machine that nobody else can find, with a disk and a console.
     fn start(&self, kernel: &str) -> Vm {
         let mut config = MachineConfig::new("brief", self.path(kernel));
         config.memory = 32 << 20;
