@@ -54,12 +54,12 @@ fn statically(arguments: &[&str]) -> Result<Programs> {
         command
             .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-Ctarget-feature=+crt-static");
     }
-    programs(&mut command)
+    programs(command.current_dir(root()).stderr(Stdio::inherit()))
 }
 
-fn programs(command: &mut Command) -> Result<Programs> {
-    command.current_dir(root()).stdin(Stdio::null()).stderr(Stdio::inherit());
-    let output = command.output().context("cannot start cargo")?;
+/// Runs `command`, a cargo that builds and says what in JSON, and gives the programs that come out.
+pub(crate) fn programs(command: &mut Command) -> Result<Programs> {
+    let output = command.stdin(Stdio::null()).output().context("cannot start cargo")?;
     if !output.status.success() {
         bail!("{command:?} ended with {}", output.status);
     }

@@ -2,6 +2,7 @@
 
 mod archive;
 mod bench;
+mod bounded;
 mod build;
 mod c;
 mod careful;
@@ -16,6 +17,7 @@ mod image;
 mod job;
 mod kernel;
 mod lab;
+mod mutants;
 mod path;
 mod run;
 mod test;
@@ -50,6 +52,8 @@ enum Verb {
     Fuzz(fuzz::Args),
     /// Run the library's tests where undefined behaviour ends them.
     Careful,
+    /// Take the monitor's guards away, one at a time, and see that a test of each fails.
+    Mutants(mutants::Args),
     /// Measure, and print a table.
     Bench(bench::Args),
     /// Run a command in the lab: an emulated AMD host with a KVM that runs stock kernels.
@@ -65,6 +69,7 @@ fn main() -> ExitCode {
         Verb::Guest(args) => guest::print(&args),
         Verb::Fuzz(args) => fuzz::fuzz(&args),
         Verb::Careful => careful::careful(),
+        Verb::Mutants(args) => mutants::mutants(&args),
         Verb::Bench(args) => bench::bench(&args),
         Verb::Lab(args) => lab::run_command(&args),
     };

@@ -232,7 +232,7 @@ fn job(
 }
 
 /// The tests that `output` says have passed.
-fn passed(output: &str) -> Vec<String> {
+pub(crate) fn passed(output: &str) -> Vec<String> {
     let named = output.lines().filter_map(|line| line.trim_end().strip_prefix("test "));
     // Names are set in a column where the harness is not the standard one.
     named
