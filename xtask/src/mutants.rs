@@ -17,7 +17,7 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// The guards.
@@ -98,7 +98,7 @@ pub(crate) fn mutants(args: &Args) -> Outcome {
         return Ok(0);
     }
     tools::need(&[CC])?;
-    let shop = Workshop::new(target()?.join("mutants"))?;
+    let shop = Workshop::new(&target()?.join("mutants"))?;
     shop.must_pass_whole(&chosen)?;
     println!("{:14}  {:width$}  {:>4}  guard", "verdict", "mutant", "s");
     let mut alive = Vec::new();
@@ -143,22 +143,26 @@ struct Workshop {
     tree: PathBuf,
     build: PathBuf,
     logs: PathBuf,
+    /// Locked: two of us would judge each other's mutants.
+    _folder: File,
 }
 
 impl Workshop {
     /// Copies the tree as it is now to `folder`.
-    fn new(folder: PathBuf) -> Result<Self> {
-        let shop = Self {
-            tree: folder.join("tree"),
-            build: folder.join("build"),
-            logs: folder.join("logs"),
-        };
-        for folder in [&shop.tree, &shop.logs] {
+    fn new(folder: &Path) -> Result<Self> {
+        let [tree, build, logs] = ["tree", "build", "logs"].map(|name| folder.join(name));
+        for folder in [&tree, &logs] {
             fs::create_dir_all(folder)
                 .with_context(|| format!("cannot make {}", folder.display()))?;
         }
-        mirror(root(), &shop.tree)?;
-        Ok(shop)
+        let locked = File::open(folder)?;
+        ensure!(
+            locked.try_lock().is_ok(),
+            "mutants are being made in {} already; wait for the end of that, or end it",
+            folder.display()
+        );
+        mirror(root(), &tree)?;
+        Ok(Self { tree, build, logs, _folder: locked })
     }
 
     /// Where it is told what has been said about a mutant.
@@ -175,7 +179,8 @@ impl Workshop {
             let (program, name) = split(test)?;
             if !programs.contains_key(program) {
                 let mut command = self.cargo(program)?;
-                let built = build::programs(&mut command).context("the tree does not build")?;
+                let built = build::programs(command.stderr(Stdio::inherit()))
+                    .context("the tree does not build as it is")?;
                 programs.insert(program, build::take(&built, program)?);
             }
             let log = self.log("none");
@@ -237,7 +242,9 @@ impl Workshop {
             .current_dir(&self.tree)
             .env("CARGO_TARGET_DIR", &self.build)
             // Nobody debugs them, and there are many.
-            .env("CARGO_PROFILE_DEV_DEBUG", "0");
+            .env("CARGO_PROFILE_DEV_DEBUG", "0")
+            // A guard that is gone may leave something unused.
+            .env_remove("RUSTFLAGS");
         Ok(command)
     }
 

@@ -116,6 +116,17 @@ fn a_driver_without_event_indices_hears_of_every_batch_unless_its_flag_says_no()
 }
 
 #[test]
+fn a_chain_that_is_none_of_the_queues_is_not_given_back_whoever_goes_with_it() {
+    for heads in [&[SIZE][..], &[SIZE, 3], &[0xffff, 3, 4], &[3, SIZE, 4], &[3, SIZE]] {
+        let mut bench = Bench::new(false, 0);
+        let chains: Vec<(u16, u32)> = heads.iter().map(|head| (*head, 0)).collect();
+        assert_eq!(bench.queue.add_used_together(&chains), Err(Broken), "{heads:?}");
+        assert_eq!(bench.interrupt.needs_reset.load(Ordering::Acquire), 1, "{heads:?}");
+        assert_eq!(bench.used_index(), 0, "{heads:?}: the driver sees none of them");
+    }
+}
+
+#[test]
 fn rings_that_have_gone_end_in_a_reset_and_no_interrupt_of_the_queue() {
     let mut bench = Bench::new(true, 0);
     bench.queue.given = Wrapping(1);
