@@ -648,6 +648,7 @@ fn case_50_a_guest_process_without_privilege_cannot_pose_as_the_agent() {
         let mut poser = scene.connect();
         // It may have been reset already.
         let _ = frame::write(&mut poser.stream, &AgentMessage::Hello(hello("boot")));
+        assert!(!poser.is_welcome(), "port {port} is heard");
         poser.is_hung_up_on();
         let agent = scene.info().agent;
         assert!(!agent.connected && agent.version.is_none(), "port {port}: {agent:?}");

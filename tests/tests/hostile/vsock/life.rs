@@ -3,8 +3,8 @@
 use super::credit::fill;
 use super::guest::{line, rest};
 use super::packet::{
-    CREDIT_REQUEST, CREDIT_UPDATE, NEITHER, Packet, Ports, RECEIVES, REQUEST, RESPONSE, RST, RW,
-    SENDS, SHUTDOWN,
+    BUFFER, CREDIT_REQUEST, CREDIT_UPDATE, NEITHER, Packet, Ports, RECEIVES, REQUEST, RESPONSE,
+    RST, RW, SENDS, SHUTDOWN,
 };
 use super::scene::{OPEN, Scene};
 use std::io::{Read, Write};
@@ -168,11 +168,15 @@ fn case_19_what_comes_after_the_guests_own_end_ends_that_connection_only() {
     }
     // Also while what came before it still waits for the program, so that the end does, too.
     let (ports, mut stream) = scene.open();
-    fill(guest, ports);
-    let mut heard = vec![0; 40_000];
-    stream.read_exact(&mut heard).unwrap();
+    let sent = fill(guest, ports);
+    stream.read_exact(&mut vec![0; 20_000]).unwrap();
     guest.settle();
-    guest.send_all(&[Packet::shutdown(ports, SENDS), Packet::data(ports, b"and more")]);
+    guest.send_all(&[Packet::shutdown(ports, SENDS), Packet::new(ports, CREDIT_REQUEST)]);
+    let told = guest.receive_that("credit", |it| it.ports() == ports && it.op == CREDIT_UPDATE);
+    // There would be room for more.
+    let waits = sent - told.taken as usize;
+    assert!((1..BUFFER as usize - 100).contains(&waits), "{waits} bytes wait");
+    guest.send(&Packet::data(ports, b"and more"));
     guest.receive_that("a reset", |it| it.ports() == ports && it.op == RST);
     rest(&mut stream);
     guest.settle();
