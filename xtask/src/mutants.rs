@@ -6,7 +6,7 @@
 
 use crate::Outcome;
 use crate::bounded::{self, End};
-use crate::build::{self, root, target};
+use crate::build::{self, Programs, root, target};
 use crate::run::{cargo, output, say};
 use crate::test::passed;
 use crate::tools::{self, CC};
@@ -181,10 +181,10 @@ impl Workshop {
                 let mut command = self.cargo(program)?;
                 let built = build::programs(command.stderr(Stdio::inherit()))
                     .context("the tree does not build as it is")?;
-                programs.insert(program, build::take(&built, program)?);
+                programs.insert(program, built);
             }
             let log = self.log("none");
-            let end = self.play(&programs[program], name, &log)?;
+            let end = self.play(&programs[program], test, &log)?;
             let said = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
             ensure!(
                 end == End::Success && passed(&said).iter().any(|passed| passed == name),
@@ -217,11 +217,11 @@ impl Workshop {
     }
 
     fn judge_built(&self, mutant: &Mutant, log: &Path) -> Result<Verdict> {
-        let (program, name) = split(&mutant.test)?;
+        let (program, _) = split(&mutant.test)?;
         let Ok(built) = build::programs(self.cargo(program)?.stderr(File::create(log)?)) else {
             return Ok(Verdict::DoesNotBuild);
         };
-        Ok(match self.play(&build::take(&built, program)?, name, log)? {
+        Ok(match self.play(&built, &mutant.test, log)? {
             End::Success => Verdict::Survived,
             End::Failure => Verdict::Killed,
             End::TookTooLong => Verdict::KilledByBound,
@@ -230,15 +230,12 @@ impl Workshop {
 
     /// What builds `program` of the copy.
     fn cargo(&self, program: &str) -> Result<Command> {
-        let arguments: &[&str] = match program {
-            "hostile" => &["--test", "hostile"],
-            "vmm" => &["--lib"],
-            _ => bail!("no tests of guards are in {program}"),
-        };
+        let (package, kind) = place(program)?;
         let mut command = cargo();
         command
-            .args(["test", "-p", "vmm", "--no-run", "--message-format=json-render-diagnostics"])
-            .args(arguments)
+            .args(["test", "--no-run", "--message-format=json-render-diagnostics"])
+            .args(["-p", package])
+            .args(kind)
             .current_dir(&self.tree)
             .env("CARGO_TARGET_DIR", &self.build)
             // Nobody debugs them, and there are many.
@@ -248,14 +245,25 @@ impl Workshop {
         Ok(command)
     }
 
-    /// Runs the test `name` of `program`; what it says goes to `log`.
-    fn play(&self, program: &Path, name: &str, log: &Path) -> Result<End> {
+    /// Runs `test` where cargo would, in its program, which is `built`; what it says goes to `log`.
+    fn play(&self, built: &Programs, test: &str, log: &Path) -> Result<End> {
+        let (program, name) = split(test)?;
+        let (package, _) = place(program)?;
         let file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
-        let mut command = bounded::command(LIMIT, program);
-        // Where cargo runs tests.
-        command.args(["--exact", name]).current_dir(self.tree.join("vmm"));
+        let mut command = bounded::command(LIMIT, &build::take(built, program)?);
+        command.args(["--exact", name]).current_dir(self.tree.join(package));
         bounded::run(command.stdout(file.try_clone()?).stderr(file))
     }
+}
+
+/// The package of a program, and what cargo is told to build it.
+fn place(program: &str) -> Result<(&'static str, &'static [&'static str])> {
+    Ok(match program {
+        "hostile" => ("vmm", &["--test", "hostile"]),
+        "vmm" => ("vmm", &["--lib"]),
+        "protocol" => ("protocol", &["--lib"]),
+        _ => bail!("no tests of guards are in {program}"),
+    })
 }
 
 /// The program of a test, and the test's name there.
@@ -329,7 +337,7 @@ mod tests {
             // Beside the code, a module may be in a file of another name.
             let place = match program {
                 "hostile" => format!("tests/tests/hostile/{}.rs", modules.join("/")),
-                _ => format!("vmm/src/{}", modules[0]),
+                _ => format!("{program}/src"),
             };
             assert!(has(&root().join(&place), function), "{name}: {test} is not in {place}");
         }
