@@ -4,12 +4,16 @@
 mod every_verb;
 
 use every_verb::every_verb;
+use protocol::task::TaskResult;
+use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
+use tests::agent::{self, Manner};
 use tests::micro::{SPIN, elf};
+use tests::relay;
 use vmm::HResult;
 use vmm::LogoffOptions;
 use vmm::control::client::Client;
@@ -39,7 +43,19 @@ struct Machine {
 }
 
 impl Machine {
+    /// One that runs.
     fn start(folder: &Path) -> Self {
+        let machine = Self::begin(folder);
+        let limit = Instant::now() + LIMIT;
+        while machine.state() != VmState::Running {
+            assert!(Instant::now() < limit, "it never runs");
+            thread::sleep(Duration::from_millis(1));
+        }
+        machine
+    }
+
+    /// One whose process has just been started.
+    fn begin(folder: &Path) -> Self {
         let process = Command::new(env!("CARGO_BIN_EXE_vmm"))
             .args(["run", "raced", "--memory", "32M", "--console", "none", "--kernel"])
             .arg(folder.join("kernel"))
@@ -48,13 +64,7 @@ impl Machine {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let machine = Self { process, runtime: Runtime::at(folder.join("run")) };
-        let limit = Instant::now() + LIMIT;
-        while machine.state() != VmState::Running {
-            assert!(Instant::now() < limit, "it never runs");
-            thread::sleep(Duration::from_millis(1));
-        }
-        machine
+        Self { process, runtime: Runtime::at(folder.join("run")) }
     }
 
     fn client(&self) -> Result<Client, CallError> {
@@ -79,6 +89,27 @@ impl Machine {
             thread::sleep(Duration::from_millis(1));
         }
     }
+
+    /// Asks for both at the same moment, and looks that they are answered with one of `codes`.
+    fn ask_both(&self, first: &Request, second: &Request, codes: &[HResult]) -> Duration {
+        let start = Barrier::new(2);
+        let ask = |verb: &Request| {
+            let mut client = self.client().unwrap();
+            start.wait();
+            let begun = Instant::now();
+            let code = answer(&mut client, verb.clone());
+            (code, begun.elapsed())
+        };
+        let answers = thread::scope(|scope| {
+            let other = scope.spawn(|| ask(second));
+            [ask(first), other.join().unwrap()]
+        });
+        for (code, time) in answers {
+            assert!(codes.contains(&code), "{first:?} and {second:?}: {code}");
+            assert!(time < LIMIT, "{first:?} and {second:?}: {time:?}");
+        }
+        answers.map(|(_, time)| time).into_iter().max().unwrap_or_default()
+    }
 }
 
 impl Drop for Machine {
@@ -93,7 +124,7 @@ impl Drop for Machine {
 fn case_40_every_two_verbs_at_once_are_answered_with_documented_codes_and_leave_a_settled_machine()
 {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("kernel"), elf(SPIN)).unwrap();
+    fs::write(folder.path().join("kernel"), elf(SPIN)).unwrap();
     let mut machine = Machine::start(folder.path());
     let (mut pairs, mut slowest) = (0, Duration::ZERO);
     for state in [VmState::Running, VmState::Paused] {
@@ -107,30 +138,97 @@ fn case_40_every_two_verbs_at_once_are_answered_with_documented_codes_and_leave_
                 // It may be in that state.
                 let _ = machine.client().unwrap().act(wanted);
                 assert_eq!(machine.state(), state);
-                let what = format!("{first:?} and {second:?} when {state:?}");
-                let start = Barrier::new(2);
-                let ask = |verb: &Request| {
-                    let mut client = machine.client().unwrap();
-                    start.wait();
-                    let begun = Instant::now();
-                    let code = answer(&mut client, verb.clone());
-                    (code, begun.elapsed())
-                };
-                let answers = thread::scope(|scope| {
-                    let other = scope.spawn(|| ask(&second));
-                    [ask(&first), other.join().unwrap()]
-                });
-                for (code, time) in answers {
-                    assert!(DOCUMENTED.contains(&code), "{what}: {code}");
-                    assert!(time < LIMIT, "{what}: {time:?}");
-                    slowest = slowest.max(time);
-                }
+                slowest = slowest.max(machine.ask_both(&first, &second, &DOCUMENTED));
                 pairs += 1;
             }
         }
     }
     println!("{pairs} pairs, the slowest answer took {slowest:?}");
     assert!(pairs >= 500);
+}
+
+#[test]
+fn case_40_work_for_the_guest_and_any_verb_at_once_come_to_a_documented_end() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("kernel"), elf(relay::code())).unwrap();
+    let mut machine = Machine::start(folder.path());
+    let of_work = [HResult::VM_E_TIMED_OUT, HResult::ERROR_CANCELLED, HResult::DISP_E_EXCEPTION];
+    let codes = [&DOCUMENTED[..], &of_work].concat();
+    let options = LogoffOptions { grace_ms: 0, notice_ms: 0, deadline_ms: 200 };
+    let work = [
+        Request::Sessions,
+        Request::Logoff { options },
+        Request::Shutdown { forced: true },
+        Request::Restart { forced: true },
+    ];
+    let mut with_an_agent = 0;
+    for first in &work {
+        for second in every_verb() {
+            // The test's agent has no such service.
+            if matches!(
+                second,
+                Request::Property { .. }
+                    | Request::IsUserLoggedOn { .. }
+                    | Request::GetParameter { .. }
+                    | Request::SetParameter { .. }
+            ) {
+                continue;
+            }
+            if !machine.is_alive() {
+                machine = Machine::start(folder.path());
+            }
+            // It may run.
+            let _ = machine.client().unwrap().act(Request::Resume);
+            if !machine.client().unwrap().machine().unwrap().agent.connected {
+                let everybody = Manner::Ends(TaskResult::Success, HResult::S_OK);
+                agent::connect(&folder.path().join("run/raced/vsock.sock"), everybody);
+                with_an_agent += 1;
+            }
+            machine.ask_both(first, &second, &codes);
+        }
+    }
+    assert!(with_an_agent > 0, "there never was an agent");
+    // A guest that has promised to shut down may take its time; of an earlier boot nothing is left.
+    if machine.is_alive() {
+        machine.client().unwrap().work(Request::Reset).unwrap();
+        let limit = Instant::now() + LIMIT;
+        loop {
+            let tasks = machine.client().unwrap().tasks().unwrap();
+            if tasks.iter().all(|task| task.is_complete) {
+                break;
+            }
+            assert!(Instant::now() < limit, "they never end: {tasks:?}");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+#[test]
+fn case_40_a_machine_that_has_hardly_begun_or_is_about_to_end_answers_every_verb() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("kernel"), elf(SPIN)).unwrap();
+    for verb in every_verb() {
+        let mut machine = Machine::begin(folder.path());
+        let limit = Instant::now() + LIMIT;
+        let mut client = loop {
+            assert!(Instant::now() < limit, "there is never a socket");
+            if let Ok(client) = machine.client() {
+                break client;
+            }
+        };
+        let code = answer(&mut client, verb.clone());
+        assert!(DOCUMENTED.contains(&code), "{verb:?} at the beginning: {code}");
+        if !machine.is_alive() {
+            continue;
+        }
+        let (mut other, mut ending) = (machine.client().unwrap(), machine.client().unwrap());
+        thread::scope(|scope| {
+            scope.spawn(move || answer(&mut ending, Request::TurnOff));
+            let code = answer(&mut other, verb.clone());
+            assert!(DOCUMENTED.contains(&code), "{verb:?} at the end: {code}");
+        });
+        assert!(!machine.is_alive(), "{verb:?} keeps it");
+    }
 }
 
 /// What the machine answers to `verb`.
