@@ -241,22 +241,54 @@ fn case_33_a_bzimage_that_lies_about_itself_is_refused() {
 #[test]
 fn case_33_a_kernel_that_unpacks_to_more_than_it_says_costs_no_memory() {
     let world = World::new();
-    // A gigabyte of zeros, of which each mebibyte is packed in the same way.
-    let mebibyte = deflated(&vec![0; 1 << 20], FlushCompress::Full);
-    let packed = [mebibyte.repeat(1 << 10), vec![3, 0]].concat();
+    let bombs: [(&str, Bomb); 3] = [("gzip", gzip_bomb), ("xz", xz_bomb), ("zstd", zstd_bomb)];
     // It says so; it says that it is as large as is allowed; it says that it is small.
     for said in [1 << 30, 512 << 20, 4096] {
-        let path = world.file("bomb", &bzimage(&gzip_of(&packed, 0, said)));
-        let mut command = world.command("sh");
-        // Memory of its own: that of the guest, and of some threads, and a kernel that is believed.
-        let room = if said == 512 << 20 { 700 << 10 } else { 128 << 10 };
-        let script = format!("ulimit -d {room} && exec \"$0\" \"$@\"");
-        command.args(["-c", &script, VMM, "run", "web", "--console", "none", "--memory", "32M"]);
-        let answer = crate::world::answer(command.args(["--format", "json", "--kernel", &path]));
-        let (exit, code, text) = answer.refusal();
-        assert_eq!(exit, Some(1), "{said}: {code} {text}");
-        world.holds_nothing();
+        for (format, bomb) in bombs {
+            let path = world.file("bomb", &bzimage(&bomb(said)));
+            let mut command = world.command("sh");
+            // Memory of its own: that of the guest, and of some threads, and a kernel that is believed.
+            let room = if said == 512 << 20 { 700 << 10 } else { 128 << 10 };
+            let script = format!("ulimit -d {room} && exec \"$0\" \"$@\"");
+            command.args(["-c", &script, VMM, "run", "web", "--console", "none"]);
+            command.args(["--memory", "32M", "--format", "json", "--kernel", &path]);
+            let (exit, code, text) = crate::world::answer(&mut command).refusal();
+            assert_eq!(exit, Some(1), "{format} of {said}: {code} {text}");
+            assert!(text.contains("unpacks to"), "{format} of {said}: {text}");
+            world.holds_nothing();
+        }
     }
+}
+
+/// A payload that unpacks to a gigabyte of zeros, and says that it does to so many bytes.
+type Bomb = fn(said: u32) -> Vec<u8>;
+const MEBIBYTES: usize = 1 << 10;
+
+fn gzip_bomb(said: u32) -> Vec<u8> {
+    let mebibyte = deflated(&vec![0; 1 << 20], FlushCompress::Full);
+    gzip_of(&[mebibyte.repeat(MEBIBYTES), vec![3, 0]].concat(), 0, said)
+}
+
+/// Each chunk but the first one goes on with its dictionary, and with nothing else.
+fn xz_bomb(said: u32) -> Vec<u8> {
+    // A mebibyte of zeros, packed by `xz --check=crc32 --lzma2=dict=1MiB`: the headers, then the chunk.
+    const ZEROS: &[u8] = include_bytes!("zeros.xz");
+    const HEADERS: usize = 24;
+    const CHUNK: usize = 224;
+    const WITH_NEW_STATE: u8 = 0xc0;
+    let chunk = &ZEROS[HEADERS..HEADERS + CHUNK];
+    let mut next = chunk.to_vec();
+    next[0] = WITH_NEW_STATE | chunk[0] & 0x1f;
+    [&ZEROS[..HEADERS], chunk, &next.repeat(MEBIBYTES - 1), &said.to_le_bytes()].concat()
+}
+
+fn zstd_bomb(said: u32) -> Vec<u8> {
+    // A frame of unknown size with a window of 1 MiB, whose blocks repeat a byte 128 Ki times.
+    const FRAME: [u8; 6] = [0x28, 0xb5, 0x2f, 0xfd, 0, 10 << 3];
+    const REPEAT: u32 = 1 << 1;
+    let header = (REPEAT | (128 << 10) << 3).to_le_bytes();
+    let block = [header[0], header[1], header[2], 0];
+    [&FRAME[..], &block.repeat(8 * MEBIBYTES), &said.to_le_bytes()].concat()
 }
 
 #[test]

@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn nested_virtualization_is_not_offered() {
+    fn case_29_nested_virtualization_is_not_offered() {
         assert_eq!(shown(1, 0, 0, 1).ecx & VMX, 0);
         assert_eq!(shown(0x8000_0001, 0, 0, 1).ecx & SVM, 0);
     }
