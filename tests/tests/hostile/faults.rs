@@ -76,7 +76,7 @@ const FAULTS: &[(&str, &[&str])] = &[
 const MAPPINGS: [&str; 2] = ["mmap", "mprotect"];
 /// How `strace` marks the calls that it has made fail.
 const INJECTED: &str = "(INJECTED)";
-/// Of many calls of a kind on the path of a logoff, so many fail in every run.
+/// Of many calls of a kind on long paths, so many fail in every run.
 const FEW: usize = 2;
 
 /// One fault.
@@ -265,11 +265,17 @@ fn is_documented(ran: &Ran, fault: &Fault, exits: &[i32]) {
         return;
     }
     let document: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("{said}"));
-    let error = &document["error"];
-    let found: HResult = serde_json::from_value(error["code"].clone()).unwrap();
+    // The command's own, or that of the task that it has followed.
+    let (error, task) = (&document["error"], &document["task"]);
+    let [found, name, description] = if task.is_null() {
+        [&error["code"], &error["name"], &error["description"]]
+    } else {
+        [&task["error"], &task["error_name"], &task["error_description"]]
+    };
+    let found: HResult = serde_json::from_value(found.clone()).expect(&said);
     assert!(found.is_failure() && found.symbol().is_some(), "{said}");
-    assert_eq!(error["name"].as_str(), found.symbol(), "{said}");
-    assert!(error["description"].as_str().is_some_and(|text| text.contains(' ')), "{said}");
+    assert_eq!(name.as_str(), found.symbol(), "{said}");
+    assert!(description.as_str().is_some_and(|text| text.contains(' ')), "{said}");
 }
 
 fn catalog(world: &World) -> Catalog {
@@ -382,6 +388,50 @@ fn case_42_a_start_that_cannot_be_made_is_explained_and_leaves_nothing_whatever_
         can_be_claimed(&world, fault);
         ran.trace
     });
+}
+
+/// The machine is a process that the command starts and hears of through a pipe: whichever of the two
+/// it hits, the command tells how that went, and nobody is left behind.
+#[test]
+fn case_42_a_start_in_the_background_is_explained_and_leaves_nothing_whatever_call_fails() {
+    if !can_trace() {
+        return;
+    }
+    let start = |world: &World, fault: Option<&Fault>| {
+        world.create("web", POWER_OFF);
+        run(world, &["start", "web", "--sandbox", "off"], fault)
+    };
+    let world = World::new();
+    let mut faults = faults_of(&start(&world, None).trace, true);
+    // Over a socket of its own Rust's library hears whether the process has come to be; it cannot fail.
+    faults.retain(|fault| fault.call != "recvfrom" && (all() || fault.number <= FEW));
+    faults.extend(faults_in_starting_a_process());
+    each(&faults, |fault| {
+        let world = World::new();
+        let ran = start(&world, Some(fault));
+        is_documented(&ran, fault, &[0]);
+        let runtime = Runtime::at(world.runtime());
+        assert!(runtime.list().is_empty(), "{fault:?}");
+        let listed = catalog(&world).list().unwrap();
+        assert!(matches!(&listed[..], [web] if web.definition.is_ok()), "{fault:?}: {listed:?}");
+        let again = world.vmm(&["start", "web", "--sandbox", "off"]);
+        assert_eq!(again.code, Some(0), "{fault:?}: {again:?}");
+        eventually("it does not end", || world.listed("web")["state"] == "TurnedOff");
+        ran.trace
+    });
+}
+
+/// Only a command that starts another process makes these calls, each of them once.
+fn faults_in_starting_a_process() -> Vec<Fault> {
+    let calls = [
+        ("pipe2", "EMFILE"),
+        ("clone", "EAGAIN"),
+        ("setsid", "EPERM"),
+        ("dup2", "EMFILE"),
+        ("chdir", "EIO"),
+        ("close_range", "ENOMEM"),
+    ];
+    calls.map(|(call, error)| Fault { call: call.into(), error, number: 1 }).into()
 }
 
 /// A machine with an agent and a client who asks for a logoff, and a tracer that has just come.
