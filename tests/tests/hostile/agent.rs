@@ -4,8 +4,9 @@
 use crate::VMM;
 use crate::world::{Machine, World, answer, eventually};
 use protocol::HResult;
-use protocol::frame::{self, Decoder, MAX_FRAME, encode};
+use protocol::frame::{self, Decoder, FrameError, MAX_FRAME, encode};
 use protocol::hello::{Hello, INFO, LOGOFF, PARAMETERS, POWER, SESSIONS, Versions};
+use protocol::info::OsInfo;
 use protocol::message::{AgentMessage, Done, HostMessage, Progress, Request};
 use protocol::task::{
     LogoffOptions, Outcome, Process, SecondLook, SessionReport, SessionSummary, TaskResult,
@@ -140,6 +141,7 @@ impl Scene {
         let (status, _, stderr) = self.machine.end();
         assert_eq!(status.code(), Some(0), "{stderr}");
         assert!(!stderr.contains("panicked"), "{stderr}");
+        is_clean(&stderr);
         self.world.holds_nothing();
     }
 }
@@ -219,6 +221,21 @@ impl Agent {
                 other => panic!("{other:?}"),
             }
         }
+    }
+
+    /// The next request, whatever it is, if one comes in a moment.
+    fn request_meanwhile(&mut self) -> Option<(u64, Request)> {
+        self.stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        let heard = self.decoder.read(&mut self.stream);
+        self.stream.set_read_timeout(Some(LIMIT)).unwrap();
+        match heard {
+            Ok(Some(HostMessage::Request { id, request })) => return Some((id, request)),
+            Ok(Some(HostMessage::Ping { seq })) => self.say(&AgentMessage::Pong { seq }),
+            Ok(Some(HostMessage::Cancel { .. } | HostMessage::Proceed { .. })) => {}
+            Err(FrameError::Io(error)) if error.kind() == ErrorKind::WouldBlock => {}
+            other => panic!("{other:?}"),
+        }
+        None
     }
 
     /// The host hangs up, whatever it says before.
@@ -532,74 +549,130 @@ fn case_48_what_the_guest_says_twice_is_shown_as_its_claim() {
     scene.ends_well();
 }
 
+/// The words of an agent that would like to steer terminals, and to fill them.
+fn evil() -> String {
+    format!("../../etc/passwd\x1b[2J\x1b]0;x\x07\u{202e}\r\n\t\u{9b}2J{}", "ä".repeat(300))
+}
+
+fn evil_session() -> SessionSummary {
+    SessionSummary {
+        id: evil(),
+        user: evil(),
+        class: evil(),
+        kind: evil(),
+        tty: evil(),
+        remote_host: evil(),
+        state: evil(),
+        ..SessionSummary::default()
+    }
+}
+
+/// What such an agent answers to anything.
+fn evil_answers(id: u64, request: &Request) -> Vec<AgentMessage> {
+    let failed = || Done::failed(id, TaskResult::TimeOutError, HResult::VM_E_TIMED_OUT, evil());
+    match request {
+        Request::Sessions => {
+            let sessions = vec![evil_session(), evil_session()];
+            vec![AgentMessage::Sessions { id, backend: evil(), sessions, omitted: 0 }]
+        }
+        Request::Logoff(_) => {
+            let survivors = vec![Process { pid: 1, comm: evil() }; 40];
+            let report = SessionReport { session: evil_session(), survivors, ..session(0, None) };
+            let (relogins, ignored) = (vec![evil_session()], vec![evil_session()]);
+            vec![
+                AgentMessage::Accepted { id, backend: evil(), sessions: 1, managers: 0 },
+                AgentMessage::Progress(Progress { id, committed: true, done: 0 }),
+                AgentMessage::Session { id, session: report },
+                AgentMessage::Done(Done { relogins, ignored, ..failed() }),
+            ]
+        }
+        Request::Power(_) => {
+            vec![AgentMessage::PowerAccepted { id, init: evil() }, AgentMessage::Done(failed())]
+        }
+        Request::OsInfo => {
+            let info = OsInfo {
+                computer_name: evil(),
+                name: evil(),
+                id: evil(),
+                version: evil(),
+                build: evil(),
+                variant: evil(),
+                kernel_release: evil(),
+                kernel_version: evil(),
+                architecture: evil(),
+            };
+            vec![AgentMessage::OsInfo { id, info }]
+        }
+        Request::ScreenLocked => vec![AgentMessage::ScreenLocked { id, locked: true }],
+        Request::GetParameter { .. } => vec![AgentMessage::Parameter { id, value: evil() }],
+        Request::SetParameter { .. } => vec![AgentMessage::ParameterSet { id }],
+        Request::Install => {
+            vec![AgentMessage::Installing { id, version: evil() }, AgentMessage::Done(failed())]
+        }
+        Request::SetClock(_) | Request::Unknown => evil_refusal(id),
+    }
+}
+
+fn evil_refusal(id: u64) -> Vec<AgentMessage> {
+    vec![AgentMessage::Rejected { id, error: HResult::ERROR_ACCESS_DENIED, text: evil() }]
+}
+
 #[test]
 fn case_49_no_word_of_the_guest_steers_a_terminal_or_is_longer_than_is_allowed() {
     let scene = Scene::new();
-    let evil =
-        format!("../../etc/passwd\x1b[2J\x1b]0;x\x07\u{202e}\r\n\t\u{9b}2J{}", "ä".repeat(300));
-    let named = || SessionSummary {
-        id: evil.clone(),
-        user: evil.clone(),
-        class: evil.clone(),
-        kind: evil.clone(),
-        tty: evil.clone(),
-        remote_host: evil.clone(),
-        state: evil.clone(),
-        ..SessionSummary::default()
-    };
-    let hello = Hello { agent_version: evil.clone(), boot_id: evil.clone(), ..hello("") };
+    let hello = Hello { agent_version: evil(), boot_id: evil(), ..hello("") };
     let hello = encode(&AgentMessage::Hello(hello)).unwrap();
     let mut agent = scene.agent_saying(|agent| agent.say_bytes(&hello));
     // What is no UTF-8 is no message.
     agent.say_frame(b"{\"type\":\"hello\",\"boot_id\":\"\xff\xc0\xaf\"}");
     scene.wait_for("it counted", |machine| machine.agent.dropped == 1);
-    let clean =
-        |words: &[&str], exit: i32, agent: &mut Agent, reply: &mut dyn FnMut(&mut Agent)| {
+    let mut clean =
+        |words: &[&str], exit: i32, answers: &dyn Fn(u64, &Request) -> Vec<AgentMessage>| {
             let mut command = scene.world.command(VMM);
             command.args(words);
             let asked = thread::spawn(move || answer(&mut command));
-            reply(agent);
-            let said = asked.join().unwrap();
-            assert_eq!(said.code, Some(exit), "{said:?}");
-            let bad = |c: char| c != '\n' && (c.is_control() || c == '\u{202e}');
-            for text in [&said.stdout, &said.stderr] {
-                assert!(!text.contains(bad), "{words:?}: {text:?}");
-                assert!(text.len() < 16_000, "{words:?}: {} bytes", text.len());
+            while !asked.is_finished() {
+                if let Some((id, request)) = agent.request_meanwhile() {
+                    answers(id, &request).iter().for_each(|answer| agent.say(answer));
+                }
             }
+            let said = asked.join().unwrap();
+            assert_eq!(said.code, Some(exit), "{words:?}: {said:?}");
+            is_clean(&said.stdout);
+            is_clean(&said.stderr);
+            said.stdout
         };
-    let list = |agent: &mut Agent| {
-        let (id, _) = agent.request();
-        let (backend, sessions) = (evil.clone(), vec![named(), named()]);
-        agent.say(&AgentMessage::Sessions { id, backend, sessions, omitted: 0 });
-    };
-    let log_off = |agent: &mut Agent| {
-        let (id, _) = agent.request();
-        agent.say(&AgentMessage::Accepted { id, backend: evil.clone(), sessions: 1, managers: 0 });
-        agent.progress(id, 0);
-        let survivors = vec![Process { pid: 1, comm: evil.clone() }; 40];
-        let report = SessionReport { session: named(), survivors, ..session(0, None) };
-        agent.row(id, report);
-        agent.say(&AgentMessage::Done(Done {
-            relogins: vec![named()],
-            ignored: vec![named()],
-            ..Done::failed(id, TaskResult::TimeOutError, HResult::VM_E_TIMED_OUT, evil.clone())
-        }));
-    };
-    let reject = |agent: &mut Agent| {
-        let (id, _) = agent.request();
-        let error = HResult::ERROR_ACCESS_DENIED;
-        agent.say(&AgentMessage::Rejected { id, error, text: evil.clone() });
-    };
     for format in ["human", "json"] {
-        clean(&["users", "web", "--format", format], 0, &mut agent, &mut list.clone());
-        clean(&["logoff", "web", "--format", format], 6, &mut agent, &mut log_off.clone());
-        clean(&["logoff", "web", "--format", format], 9, &mut agent, &mut reject.clone());
-        clean(&["ls", "--format", format], 0, &mut agent, &mut |_| ());
-        clean(&["show", "web", "--format", format], 0, &mut agent, &mut |_| ());
-        clean(&["task", "ls", "web", "--format", format], 0, &mut agent, &mut |_| ());
+        let mut play = |words: &[&str], exit| {
+            clean(&[words, &["--format", format]].concat(), exit, &evil_answers)
+        };
+        play(&["users", "web"], 0);
+        play(&["logoff", "web"], 6);
+        play(&["shutdown", "web"], 6);
+        play(&["restart", "web"], 6);
+        let info = play(&["info", "web"], 0);
+        assert!(info.contains("etc/passwd"), "the agent is not asked: {info}");
+        play(&["param", "get", "web", "HostName"], 0);
+        play(&["ls"], 0);
+        play(&["show", "web"], 0);
+        play(&["task", "ls", "web"], 0);
+        for task in scene.client().tasks().unwrap() {
+            play(&["task", "show", "web", &task.id.to_string()], 0);
+        }
+        let refusal = |id, _: &Request| evil_refusal(id);
+        clean(&["logoff", "web", "--format", format], 9, &refusal);
+        clean(&["param", "get", "web", "HostName", "--format", format], 9, &refusal);
     }
     drop(agent);
     scene.ends_well();
+}
+
+/// Nothing in `text` steers a terminal, and it is of a bearable length. A parameter keeps its lines and
+/// tabulators.
+fn is_clean(text: &str) {
+    let bad = |c: char| !matches!(c, '\n' | '\t') && (c.is_control() || c == '\u{202e}');
+    assert!(!text.contains(bad), "{text:?}");
+    assert!(text.len() < 16_000, "{} bytes: {text}", text.len());
 }
 
 #[test]
