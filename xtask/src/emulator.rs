@@ -7,7 +7,9 @@
 //! - Where `VMRUN` injects an interrupt, its vector stays in `exception_index`. A request to leave the
 //!   execution loop that comes before the guest's next exit then delivers that interrupt a second
 //!   time, whether interrupts are enabled or not. Such requests come from other processors, and with
-//!   `thread=single` from a timer: the host has one processor.
+//!   `thread=single` from a timer: the host has one processor. Where instructions are counted, the loop
+//!   is also left whenever a quota of them is used up. A guest whose interrupt comes while it holds a
+//!   lock that the handler takes then waits for ever: it was seen in `pause`, before a lock of its own.
 //! - `VMRUN` changes `interrupt_request` without the lock under which timers do. An interrupt that is
 //!   lost that way is found when the next one comes: one comes every [`PROD`].
 //! - Up to 7.2 `cmpxchg16b` computes flags from an older instruction's, and may leave half a pointer
@@ -41,7 +43,7 @@ const EXIT: &str = "exit ";
 const QUICK: &[&str] = &["-accel", "tcg,thread=multi"];
 const COUNTED: &[&str] = &["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"];
 /// The exit code of a command that took too long, as `timeout` has it.
-const TIMED_OUT: u8 = 124;
+pub(crate) const TIMED_OUT: u8 = 124;
 
 /// A running lab. Dropping it ends it.
 pub(crate) struct Lab {
