@@ -72,6 +72,27 @@ const FAULTS: &[(&str, &[&str])] = &[
     ("readv", &["EIO", "EINTR"]),
     ("writev", &["EIO", "EINTR"]),
 ];
+/// Calls by which a machine's process gives up what it could do, and in which way they can fail.
+const CONFINEMENT: &[(&str, &[&str])] = &[
+    ("capset", &["EPERM"]),
+    ("landlock_add_rule", &["ENOMEM"]),
+    ("landlock_create_ruleset", &["ENOMEM"]),
+    ("landlock_restrict_self", &["EPERM"]),
+    ("mount", &["EPERM"]),
+    ("pivot_root", &["EINVAL"]),
+    ("prctl", &["EPERM"]),
+    ("prlimit64", &["EPERM"]),
+    ("seccomp", &["ENOMEM"]),
+    ("setgroups", &["EPERM"]),
+    ("setresgid", &["EPERM"]),
+    ("setresuid", &["EAGAIN"]),
+    ("umount2", &["EINVAL"]),
+    ("unshare", &["EPERM"]),
+];
+/// What of these calls gives nothing up: names of threads, a capability that the kernel does not have
+/// either, the version of Landlock, limits that are read or raised.
+const OTHERWISE: [&str; 5] =
+    ["PR_SET_NAME", "CAP_???", "CREATE_RULESET_VERSION", "RLIMIT_STACK", "RLIMIT_NOFILE"];
 /// Where it is not allocated for itself, memory that runs out ends a Rust program.
 const MAPPINGS: [&str; 2] = ["mmap", "mprotect"];
 /// How `strace` marks the calls that it has made fail.
@@ -166,6 +187,11 @@ impl Drop for Traced {
 
 /// All the faults that there can be in what `trace` has seen.
 fn faults_of(trace: &str, from_start: bool) -> Vec<Fault> {
+    faults_among(FAULTS, trace, from_start)
+}
+
+/// Those of `calls`.
+fn faults_among(calls: &[(&str, &[&'static str])], trace: &str, from_start: bool) -> Vec<Fault> {
     // How often each thread has made each call; and those whose failing is impossible.
     let mut made: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     let mut before: BTreeMap<&str, usize> = BTreeMap::new();
@@ -195,7 +221,7 @@ fn faults_of(trace: &str, from_start: bool) -> Vec<Fault> {
     }
     assert!(!from_start || !before.is_empty(), "where does the program begin? {trace}");
     let mut faults = Vec::new();
-    for (call, errors) in FAULTS {
+    for (call, errors) in calls {
         let first = before.get(call).copied().unwrap_or(0) + 1;
         let ways = if all() { errors.len() } else { 1 };
         for error in &errors[..ways] {
@@ -388,6 +414,46 @@ fn case_42_a_start_that_cannot_be_made_is_explained_and_leaves_nothing_whatever_
         can_be_claimed(&world, fault);
         ran.trace
     });
+}
+
+#[test]
+fn case_42_a_machine_is_confined_or_does_not_run_whatever_call_of_its_confinement_fails() {
+    if !can_trace() {
+        return;
+    }
+    let mut ways: Vec<&[&str]> = vec![&["--sandbox", "on"]];
+    if rustix::process::geteuid().is_root() {
+        ways.push(&["--jail", "65534:65534"]);
+    } else {
+        tests::not_tested("only root can make a jail");
+    }
+    for way in ways {
+        let start = |world: &World, fault: Option<&Fault>| {
+            let kernel = world.kernel(POWER_OFF);
+            let run = ["run", "web", "--memory", "32M", "--console", "none", "--kernel", &kernel];
+            self::run(world, &[&run, way].concat(), fault)
+        };
+        let world = World::new();
+        let sound = start(&world, None);
+        assert!(sound.status.success(), "{sound:?}");
+        each(&faults_among(CONFINEMENT, &sound.trace, true), |fault| {
+            let world = World::new();
+            let ran = start(&world, Some(fault));
+            let made: Vec<&str> =
+                ran.trace.lines().filter(|line| line.contains(INJECTED)).collect();
+            let otherwise = |line: &&str| OTHERWISE.iter().any(|word| line.contains(word));
+            if ran.status.success() {
+                assert!(made.iter().all(otherwise), "{way:?}, {fault:?}: it ran all the same");
+            }
+            if ran.status.code() == Some(1) {
+                is_documented(&ran, fault, &[]);
+            }
+            let runtime = Runtime::at(world.runtime());
+            assert!(runtime.list().is_empty(), "{way:?}, {fault:?}");
+            drop(runtime.claim("web").unwrap_or_else(|error| panic!("{fault:?}: {error}")));
+            ran.trace
+        });
+    }
 }
 
 /// The machine is a process that the command starts and hears of through a pipe: whichever of the two
