@@ -210,6 +210,12 @@ impl Stage {
     pub fn login_stubborn(&mut self, terminal: &str, user: &str) {
         self.profile(user, "trap '' HUP TERM; while :; do read -t 1 -r line; done");
         self.login(terminal, user);
+        // Its session is there before its shell is: until that ignores SIGHUP, it is like any other.
+        let ignores =
+            format!("grep -q 'SigIgn.*[13579bdf]$' /proc/$(pgrep -nxu {user} bash)/status");
+        self.wait(&format!("{user} has a stubborn shell"), |stage| {
+            stage.run(&format!("{ignores} && echo yes")) == "yes"
+        });
     }
 
     /// `vmm logoff` with `options`.
