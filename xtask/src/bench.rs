@@ -15,7 +15,7 @@ use std::time::Duration;
 
 /// How long a lab may take: one to three minutes are usual.
 const LIMIT: Duration = Duration::from_secs(480);
-/// Labs that are tried for a row: the [emulator](crate::emulator) lets every other guest hang where it
+/// Labs that are tried for a row: with the [emulator](crate::emulator) some hang, more of them where it
 /// counts. What the program says in a lab that comes to an end is true.
 const LABS: usize = 6;
 /// Sessions at once, a lab for each.

@@ -8,8 +8,9 @@
 //!   execution loop that comes before the guest's next exit then delivers that interrupt a second
 //!   time, whether interrupts are enabled or not. Such requests come from other processors, and with
 //!   `thread=single` from a timer: the host has one processor. Where instructions are counted, the loop
-//!   is also left whenever a quota of them is used up. A guest whose interrupt comes while it holds a
-//!   lock that the handler takes then waits for ever: it was seen in `pause`, before a lock of its own.
+//!   is also left whenever a quota of them is used up, and labs hang more often. One that did was looked
+//!   at: its guest went round four instructions with its interrupts off and the value of a taken lock
+//!   in RAX, as one does whose interrupt came where it holds what the handler wants.
 //! - `VMRUN` changes `interrupt_request` without the lock under which timers do. An interrupt that is
 //!   lost that way is found when the next one comes: one comes every [`PROD`].
 //! - Up to 7.2 `cmpxchg16b` computes flags from an older instruction's, and may leave half a pointer
