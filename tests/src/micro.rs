@@ -18,6 +18,40 @@ pub const ECHO: &[u8] = &[
     0xef,
 ];
 
+/// The type of the ELF note with the 32-bit entry of a Xen PVH guest: XEN_ELFNOTE_PHYS32_ENTRY of
+/// xen/include/public/elfnote.h.
+const PHYS32_ENTRY: u32 = 18;
+
+/// The kernel that [`elf`] makes, which QEMU starts, too: it enters an ELF file in 32-bit mode, where a
+/// note says. `code` must be the same instructions there.
+#[must_use]
+pub fn elf_with_pvh(code: &[u8]) -> Vec<u8> {
+    const NAME: &[u8] = b"Xen\0";
+    // Behind the ELF header and two program headers.
+    const NOTE: u64 = 64 + 2 * 56;
+    let mut note = Vec::new();
+    for word in [NAME.len() as u32, 4, PHYS32_ENTRY] {
+        note.extend(word.to_le_bytes());
+    }
+    note.extend(NAME);
+    note.extend((BASE as u32).to_le_bytes());
+    let size = note.len() as u64;
+    let mut file = elf(code);
+    // Two program headers; the segment's bytes come later in the file.
+    file[56] = 2;
+    file[72..80].copy_from_slice(&(NOTE + size).to_le_bytes());
+    let code = file.split_off(120);
+    for word in [4_u32, 4] {
+        file.extend(word.to_le_bytes());
+    }
+    for long in [NOTE, 0, 0, size, size, 4] {
+        file.extend(long.to_le_bytes());
+    }
+    file.extend(note);
+    file.extend(code);
+    file
+}
+
 /// A kernel of one segment at [`BASE`].
 #[must_use]
 pub fn elf(code: &[u8]) -> Vec<u8> {

@@ -73,7 +73,9 @@ pub(crate) fn need(tools: &[(&str, &str)]) -> Result<()> {
         return Ok(());
     }
     say(&format!("installing {} with apt-get", missing.join(", ")));
-    let install = ["install", "-q", "-y", "--no-install-recommends"];
+    // Another program that installs something at this moment is waited for.
+    let install =
+        ["-o", "DPkg::Lock::Timeout=600", "install", "-q", "-y", "--no-install-recommends"];
     let install = [&install[..], &missing].concat();
     // A machine that was just made has no lists of packages, another's may be old.
     apt(&install)

@@ -1,16 +1,15 @@
-//! `cargo xtask bench`: measurements that hold on every machine. They are taken in the lab with its
-//! processor counting instructions: a nanosecond each, whatever else this machine does meanwhile.
+//! From the call of a logoff to its end.
 
+use super::report::{Column, Report, Row};
 use crate::build::{self, Programs};
 use crate::emulator::TIMED_OUT;
 use crate::guest::{self, Guests};
+use crate::image;
 use crate::job::Job;
 use crate::path::Path;
 use crate::run::say;
-use crate::{Outcome, image};
 use anyhow::{Context, Result, bail};
-use clap::ValueEnum;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::time::Duration;
 
 /// How long a lab may take: one to three minutes are usual.
@@ -23,48 +22,31 @@ const SESSIONS: [&str; 3] = ["1", "10", "100"];
 /// The program that is run in the lab.
 const PROGRAM: &str = "bench-logoff";
 
-/// Which measurements.
-#[derive(clap::Args)]
-pub(crate) struct Args {
-    /// What to measure; everything if nothing is named.
-    names: Vec<Name>,
-    /// Print a table, or one JSON document.
-    #[arg(long, value_enum, default_value_t = Format::Human)]
-    format: Format,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Name {
-    /// From the call of a logoff to its end, on Debian 12, with 1, 10 and 100 sessions.
-    Logoff,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Human,
-    Json,
-}
-
-/// `cargo xtask bench`.
-pub(crate) fn bench(args: &Args) -> Outcome {
-    let every = [Name::Logoff];
-    let names = if args.names.is_empty() { &every[..] } else { &args.names };
-    for name in names {
-        let Name::Logoff = name;
-        let rows = logoff()?;
-        match args.format {
-            Format::Json => println!("{}", json!({"logoff": rows})),
-            Format::Human => print(&rows),
-        }
-    }
-    Ok(0)
-}
-
 /// A row for each number of sessions.
-fn logoff() -> Result<Vec<Value>> {
+pub(super) fn measure() -> Result<Report> {
     let programs = build::tools()?;
     let guests = guest::make(&programs, &[])?;
-    SESSIONS.iter().map(|sessions| row(sessions, &programs, &guests)).collect()
+    let rows = SESSIONS.iter().map(|sessions| row(sessions, &programs, &guests));
+    let rows = rows.collect::<Result<Vec<_>>>()?;
+    let figures = |row: &Value| {
+        let (sessions, seconds) = (row["sessions"].as_f64()?, row["seconds"].as_f64()?);
+        let subject = format!("{sessions}");
+        Some(Row { subject, figures: vec![Some(seconds), Some(seconds / sessions)] })
+    };
+    let rows = rows.iter().map(figures).collect::<Option<Vec<_>>>();
+    Ok(Report {
+        name: "logoff",
+        what:
+            "From the call of a logoff to its end, in seconds of the lab, on Debian 12 with logind."
+                .into(),
+        subject: "sessions",
+        columns: vec![
+            Column { key: "seconds", title: "s", digits: 3 },
+            Column { key: "each", title: "s each session", digits: 4 },
+        ],
+        rows: rows.context("a row lacks figures")?,
+        targets: Vec::new(),
+    })
 }
 
 /// The row for `sessions` at once.
@@ -93,18 +75,4 @@ fn logoff_in_a_lab(sessions: &str, programs: &Programs, guests: &Guests) -> Resu
     job.give_images(guests, &[image::find("debian12")?])?;
     job.command = vec![job.give_program(programs, PROGRAM)?, sessions.to_owned()];
     Ok(job)
-}
-
-fn print(rows: &[Value]) {
-    println!("\nlogoff: from the call to its end, in seconds of the lab (Debian 12, logind)");
-    println!("{:>8}  {:>8}  {:>12}", "sessions", "seconds", "each session");
-    let mut one = None;
-    for row in rows {
-        let sessions = row["sessions"].as_f64().unwrap_or_default();
-        let seconds = row["seconds"].as_f64().unwrap_or_default();
-        let each = seconds / sessions;
-        let growth = each / *one.get_or_insert(each);
-        let judged = if growth > 1.0 { "  more than linear" } else { "" };
-        println!("{sessions:>8}  {seconds:>8.3}  {each:>12.4}{judged}");
-    }
 }

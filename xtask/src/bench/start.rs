@@ -1,0 +1,125 @@
+//! From exec to the first byte of a minimal guest, on this machine's own KVM.
+
+use super::report::{Column, Report, Row, Target};
+use crate::build;
+use crate::tools::{self, QEMU};
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal};
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+use tests::micro::{DOTS, elf_with_pvh};
+
+/// Starts of each that are measured, and before these, some that are not.
+const ROUNDS: usize = 40;
+const WARM_UP: usize = 3;
+/// RAM of the machines, in MiB.
+const MEMORY: &str = "128";
+
+/// One of those that start.
+struct Subject {
+    name: &'static str,
+    command: Command,
+    /// Milliseconds of each start.
+    times: Vec<f64>,
+}
+
+/// A row for each of those that start.
+pub(super) fn measure() -> Result<Report> {
+    tools::need(&[QEMU])?;
+    ensure!(
+        Path::new("/dev/kvm").exists(),
+        "starts are measured on this machine's KVM, and there is none"
+    );
+    let programs = build::tools()?;
+    let folder = tempfile::tempdir()?;
+    let kernel = folder.path().join("kernel");
+    fs::write(&kernel, elf_with_pvh(DOTS))?;
+    let vmm = build::take(&programs, "vmm")?;
+    let machine = |name: &'static str, more: &[&str]| {
+        let mut command = Command::new(&vmm);
+        command.args(["run", name, "--memory", &format!("{MEMORY}M"), "--kernel"]).arg(&kernel);
+        command.args(more).env("VMM_RUNTIME_DIR", folder.path());
+        command
+    };
+    let mut floor = Command::new(build::take(&programs, "bench-floor")?);
+    floor.arg(MEMORY);
+    let mut qemu = Command::new(QEMU.0);
+    // KVM here may lack what QEMU asks for unasked.
+    qemu.args(["-M", "microvm", "-accel", "kvm", "-cpu", "host,-arch-capabilities", "-m", MEMORY])
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-kernel"])
+        .arg(&kernel);
+    let subjects = [
+        ("floor", floor),
+        ("vmm", machine("a", &[])),
+        ("vmm --sandbox off", machine("b", &["--sandbox", "off"])),
+        ("QEMU microvm", qemu),
+    ];
+    let mut subjects = subjects.map(|(name, command)| Subject {
+        name,
+        command,
+        times: Vec::with_capacity(ROUNDS),
+    });
+    for round in 0..WARM_UP + ROUNDS {
+        for subject in &mut subjects {
+            let time = start(&mut subject.command).with_context(|| subject.name.to_owned())?;
+            if round >= WARM_UP {
+                subject.times.push(time);
+            }
+        }
+    }
+    Ok(report(subjects))
+}
+
+/// Starts it, waits for the first byte, ends it, and gives the milliseconds to that byte.
+fn start(command: &mut Command) -> Result<f64> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let before = Instant::now();
+    let mut process = command.spawn()?;
+    let mut stdout = process.stdout.take().context("there is a pipe")?;
+    let read = stdout.read_exact(&mut [0]);
+    let time = before.elapsed();
+    // Nothing is left for the next one to clear away.
+    rustix::process::kill_process(Pid::from_child(&process), Signal::TERM)?;
+    drop(stdout);
+    process.wait()?;
+    read.context("it ended before its guest had written anything")?;
+    Ok(time.as_secs_f64() * 1000.0)
+}
+
+fn report(mut subjects: [Subject; 4]) -> Report {
+    for subject in &mut subjects {
+        subject.times.sort_by(f64::total_cmp);
+    }
+    let at = |subject: &Subject, percent: usize| subject.times[(ROUNDS - 1) * percent / 100];
+    let median = |at: usize| subjects[at].times[ROUNDS / 2];
+    let (floor, vmm, qemu) = (median(0), median(1), median(3));
+    let row = |(index, subject): (usize, &Subject)| {
+        let time = median(index);
+        let figures = [time, at(subject, 10), at(subject, 90), time / floor, time / qemu];
+        Row { subject: subject.name.into(), figures: figures.map(Some).into() }
+    };
+    Report {
+        name: "start",
+        what: format!(
+            "From exec to the first byte that a minimal 64-bit guest with {MEMORY} MiB writes on its \
+             serial port, on this machine's KVM: medians of {ROUNDS} starts, in turns. The floor is a \
+             static program that makes the same calls of KVM and nothing else."
+        ),
+        subject: "monitor",
+        columns: vec![
+            Column { key: "ms", title: "ms", digits: 2 },
+            Column { key: "p10", title: "p10", digits: 2 },
+            Column { key: "p90", title: "p90", digits: 2 },
+            Column { key: "of_floor", title: "of floor", digits: 2 },
+            Column { key: "of_qemu", title: "of QEMU", digits: 3 },
+        ],
+        rows: subjects.iter().enumerate().map(row).collect(),
+        targets: vec![
+            Target { what: "vmm of floor", found: vmm / floor, at_most: 2.0 },
+            Target { what: "vmm of QEMU microvm", found: vmm / qemu, at_most: 0.07 },
+        ],
+    }
+}
