@@ -10,12 +10,11 @@
 //! needs a reset. Once the driver has broken them, anything goes that harms nobody but the guest.
 
 use super::input::Input;
-use crate::memory::GuestRam;
+use crate::memory::{self, GuestRam};
 use std::collections::HashMap;
 use vm_memory::{Bytes, GuestAddress};
 
-const REGIONS: [(GuestAddress, usize); 2] =
-    [(GuestAddress(0), 0x8_0000), (GuestAddress(0x10_0000), 0x4_0000)];
+const REGIONS: [(u64, u64); 2] = [(0, 0x8_0000), (0x10_0000, 0x4_0000)];
 /// From one queue's rings to the next, and in them from the descriptors to the available ring.
 const RING: u64 = 0x4000;
 const AVAIL: u64 = 0x1000;
@@ -85,7 +84,7 @@ pub(super) struct Rings {
 
 impl Rings {
     pub(super) fn new() -> Self {
-        let ram = GuestRam::from_ranges(&REGIONS).expect("memory is left");
+        let ram = memory::map_ranges(&REGIONS).expect("memory is left");
         Self { ram, rings: Vec::new(), next: BUFFERS, budget: BUDGET, honest: true }
     }
 
