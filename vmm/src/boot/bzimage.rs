@@ -74,12 +74,12 @@ impl BzImage {
         })
     }
 
-    /// Finds the parts of `image`.
+    /// Finds the parts of an image of `length` bytes, of which `start` has at least [`HEADER_END`].
     ///
     /// # Errors
     /// A part is not where the header says, or the kernel is too old.
-    pub fn parse(image: &[u8]) -> Result<Self, BzImageError> {
-        let header = header(image).ok_or(BzImageError::Truncated)?;
+    pub fn parse(start: &[u8], length: usize) -> Result<Self, BzImageError> {
+        let header = header(start).ok_or(BzImageError::Truncated)?;
         let version = header.version;
         if version < VERSION_PAYLOAD {
             return Err(BzImageError::Version(version));
@@ -89,13 +89,13 @@ impl BzImage {
             sectors => sectors,
         };
         let start = (usize::from(sectors) + 1) * SECTOR;
-        let code = start..image.len();
+        let code = start..length;
         if code.is_empty() {
             return Err(BzImageError::PastEnd("instructions"));
         }
         let offset = start.saturating_add(header.payload_offset as usize);
         let payload = offset..offset.saturating_add(header.payload_length as usize);
-        if payload.is_empty() || payload.end > image.len() {
+        if payload.is_empty() || payload.end > length {
             return Err(BzImageError::PastEnd("packed bytes"));
         }
         Ok(Self { header, code, payload })
@@ -134,6 +134,10 @@ fn header(image: &[u8]) -> Option<setup_header> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+
+    fn parse(image: &[u8]) -> Result<BzImage, BzImageError> {
+        BzImage::parse(image, image.len())
+    }
 
     /// Bytes of code before the payload of [`image`], among them the 64-bit entry.
     const CODE: usize = ENTRY_64 + 16;
@@ -182,21 +186,21 @@ pub(crate) mod tests {
     fn the_payload_is_where_the_header_says() {
         let image = image(b"payload");
         assert!(BzImage::is_one(&image));
-        let parsed = BzImage::parse(&image).unwrap();
+        let parsed = parse(&image).unwrap();
         assert_eq!(&image[parsed.payload], b"payload");
     }
 
     #[test]
     fn case_31_every_truncated_prefix_of_a_bzimage_is_refused() {
         let image = image(b"payload");
-        let payload_end = BzImage::parse(&image).unwrap().payload.end;
+        let payload_end = parse(&image).unwrap().payload.end;
         for length in 0..image.len() {
-            let outcome = BzImage::parse(&image[..length]);
+            let outcome = parse(&image[..length]);
             assert_eq!(outcome.is_ok(), length >= payload_end, "{length} bytes");
             // What is behind the payload only matters to a guest that unpacks itself.
             assert!(outcome.and_then(|bzimage| bzimage.entry_64()).is_err(), "{length} bytes");
         }
-        assert_eq!(BzImage::parse(&image).unwrap().entry_64(), Ok(()));
+        assert_eq!(parse(&image).unwrap().entry_64(), Ok(()));
     }
 
     #[test]
@@ -209,18 +213,18 @@ pub(crate) mod tests {
             (payload_offset + 4, &[0; 4]),
             (payload_offset + 4, &[100, 0, 0, 0]),
         ] {
-            let outcome = BzImage::parse(&patched(offset, bytes));
+            let outcome = parse(&patched(offset, bytes));
             assert!(matches!(outcome, Err(BzImageError::PastEnd(_))), "{offset:#x}: {outcome:?}");
         }
         // Setup sectors 0 means 4, and this file has not that many.
-        assert!(BzImage::parse(&patched(HEADER, &[0])).is_err());
+        assert!(parse(&patched(HEADER, &[0])).is_err());
     }
 
     #[test]
     fn case_33_a_wrong_magic_is_no_bzimage_and_an_old_protocol_is_refused() {
         assert!(!BzImage::is_one(&patched(0x202, b"HdrX")));
         assert!(!BzImage::is_one(&patched(0x1fe, &[0; 2])));
-        let outcome = BzImage::parse(&patched(0x206, &[0x07, 0x02]));
+        let outcome = parse(&patched(0x206, &[0x07, 0x02]));
         assert_eq!(outcome.unwrap_err(), BzImageError::Version(0x0207));
     }
     #[test]
@@ -230,7 +234,7 @@ pub(crate) mod tests {
         // It ends before `payload_offset`, or before `pref_address`.
         for (counted, parsed) in [(0x46_u8, false), (0x4e, true)] {
             header.jump = u16::from_le_bytes([0xeb, counted]);
-            let outcome = BzImage::parse(&image_with(header, payload));
+            let outcome = parse(&image_with(header, payload));
             assert_eq!(outcome.is_ok(), parsed, "{counted:#x}");
             if let Ok(bzimage) = outcome {
                 let (preferred, size) = (bzimage.header.pref_address, bzimage.header.init_size);
@@ -244,7 +248,7 @@ pub(crate) mod tests {
         let entry = |change: fn(&mut setup_header)| {
             let mut header = sound_header(b"payload");
             change(&mut header);
-            BzImage::parse(&image_with(header, b"payload")).unwrap().entry_64()
+            parse(&image_with(header, b"payload")).unwrap().entry_64()
         };
         assert_eq!(entry(|_| ()), Ok(()));
         assert_eq!(entry(|header| header.xloadflags = 0), Err(BzImageError::NoEntry64));

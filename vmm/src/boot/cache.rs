@@ -1,4 +1,10 @@
-//! Unpacked kernels, kept from one start to the next under the SHA-256 of their packed file.
+//! Unpacked kernels, kept from one start to the next.
+//!
+//! What is kept is named after its packed file: the device and inode that it is, its length, and when it
+//! changed last. The kernel sets that time at every change of a file, whatever its owner says. So a
+//! start need not read the packed kernel; a digest of it would take longer than all else until the
+//! guest runs. A file that has just changed might do so again at what the clock calls the same time:
+//! nothing is kept for it yet.
 //!
 //! The cache is a convenience: without a place for it, or with one that cannot be written, every
 //! start unpacks. What makes its files trustworthy:
@@ -11,15 +17,20 @@
 //! - It must have the length that the packed kernel promises, and is then read as any ELF file is:
 //!   nothing in it is believed.
 
-use sha2::{Digest, Sha256};
-use std::fmt::Write as _;
-use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
+use std::fs::{self, DirBuilder, DirEntry, File, Metadata, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 /// Permission bits that let others write.
 const OTHERS_WRITE: u32 = 0o022;
+
+/// Longer than the clock stands still that files get their times from: a hundredth of a second at most.
+const TICK: Duration = Duration::from_millis(20);
+
+/// Kernels that are kept, each of some 50 MB.
+const KEPT: usize = 8;
 
 /// A place for unpacked kernels.
 #[derive(Debug)]
@@ -40,15 +51,16 @@ impl Cache {
         Self { directory: directory.into() }
     }
 
-    /// The name of what `packed` unpacks to.
+    /// The name of what the file with this `metadata` unpacks to; none if it has changed just now.
     #[must_use]
-    pub fn key(packed: &[u8]) -> String {
-        let mut key = String::with_capacity(64);
-        for byte in Sha256::digest(packed) {
-            // Writing to a string cannot fail.
-            let _ = write!(key, "{byte:02x}");
-        }
-        key
+    pub fn key(metadata: &Metadata) -> Option<String> {
+        let (seconds, nanoseconds) = (metadata.ctime(), metadata.ctime_nsec());
+        let changed = Duration::new(seconds.try_into().ok()?, nanoseconds.try_into().ok()?);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        (changed + TICK < now).then(|| {
+            let (device, inode, length) = (metadata.dev(), metadata.ino(), metadata.len());
+            format!("{device:x}-{inode:x}-{length:x}-{seconds:x}.{nanoseconds:09}")
+        })
     }
 
     /// The kernel under `key`, if it is there and is `length` bytes long.
@@ -85,7 +97,24 @@ impl Cache {
             // Not there is as good.
             let _ = fs::remove_file(&draft);
         }
+        self.forget_oldest();
         written
+    }
+
+    /// Removes what was kept before the last [`KEPT`]: kernels that were replaced are never asked for
+    /// again.
+    fn forget_oldest(&self) {
+        let made = |entry: io::Result<DirEntry>| {
+            let entry = entry.ok()?;
+            Some((entry.metadata().ok()?.modified().ok()?, entry.path()))
+        };
+        let mut kept: Vec<_> =
+            fs::read_dir(&self.directory).into_iter().flatten().filter_map(made).collect();
+        kept.sort_unstable_by(|one, other| other.cmp(one));
+        for (_, path) in kept.into_iter().skip(KEPT) {
+            // Whoever reads it has it open; what cannot be removed stays.
+            let _ = fs::remove_file(path);
+        }
     }
 
     fn path(&self, key: &str) -> PathBuf {
@@ -121,12 +150,11 @@ mod tests {
     fn what_is_kept_is_found_and_nothing_else() {
         let directory = tempfile::tempdir().unwrap();
         let cache = Cache::at(directory.path().join("vmm"));
-        let key = Cache::key(b"packed");
-        assert!(cache.get(&key, 8).is_none());
-        cache.put(&key, b"unpacked").unwrap();
-        assert!(cache.get(&key, 8).is_some());
-        assert!(cache.get(&key, 9).is_none(), "another length is another kernel");
-        assert!(cache.get(&Cache::key(b"other"), 8).is_none());
+        assert!(cache.get("key", 8).is_none());
+        cache.put("key", b"unpacked").unwrap();
+        assert!(cache.get("key", 8).is_some());
+        assert!(cache.get("key", 9).is_none(), "another length is another kernel");
+        assert!(cache.get("other", 8).is_none());
         let names: Vec<_> = fs::read_dir(&cache.directory).unwrap().collect();
         assert_eq!(names.len(), 1, "no draft is left: {names:?}");
     }
@@ -174,8 +202,41 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_is_that_of_sha_256() {
-        let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-        assert_eq!(Cache::key(b""), empty);
+    fn a_file_has_another_name_when_it_has_changed_and_none_just_then() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let key = || Cache::key(&file.as_file().metadata().unwrap());
+        let wait = || loop {
+            match key() {
+                Some(key) => break key,
+                None => std::thread::sleep(Duration::from_millis(1)),
+            }
+        };
+        let first = wait();
+        assert_eq!(key(), Some(first.clone()), "it has not changed");
+        for _ in 0..20 {
+            fs::write(file.path(), "the same length").unwrap();
+            assert_ne!(key(), Some(first.clone()));
+        }
+        // Who sets the time of the last write back does not hide it.
+        let second = wait();
+        file.as_file().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        assert_ne!(wait(), second);
+        let other = tempfile::NamedTempFile::new().unwrap();
+        assert_ne!(Cache::key(&other.as_file().metadata().unwrap()), Some(second));
+    }
+
+    #[test]
+    fn the_oldest_of_many_kernels_are_forgotten() {
+        let directory = tempfile::tempdir().unwrap();
+        let cache = Cache::at(directory.path());
+        for number in 0..KEPT as u64 + 3 {
+            let key = number.to_string();
+            cache.put(&key, b"unpacked").unwrap();
+            let made = SystemTime::UNIX_EPOCH + Duration::from_secs(number);
+            File::open(cache.path(&key)).unwrap().set_modified(made).unwrap();
+        }
+        // The last is as new as the clock has it when the one before is counted.
+        assert!(cache.get("2", 8).is_none() && cache.get("3", 8).is_some());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), KEPT);
     }
 }

@@ -1,5 +1,6 @@
 //! A kernel or initrd: a regular file, or bytes that were unpacked from one.
 
+use super::cache::Cache;
 use crate::memory::GuestRam;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
@@ -32,6 +33,18 @@ impl Image {
         let metadata = file.metadata()?;
         must_be_regular(&metadata)?;
         Ok(Self::File(file, metadata.len()))
+    }
+
+    /// The name under which what it unpacks to is [kept](Cache), if it is a file that does not change.
+    #[must_use]
+    pub fn key(&self) -> Option<String> {
+        match self {
+            Self::File(file, length) => {
+                let metadata = file.metadata().ok()?;
+                (metadata.len() == *length).then(|| Cache::key(&metadata)).flatten()
+            }
+            Self::Bytes(_) => None,
+        }
     }
 
     /// Its first bytes, at most `most`.

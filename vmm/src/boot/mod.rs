@@ -143,17 +143,25 @@ pub(crate) fn keep(path: &Path) {
         if !BzImage::is_one(&start) {
             return None;
         }
-        let packed = image.into_bytes().ok()?;
-        let payload = packed.get(BzImage::parse(&packed).ok()?.payload)?;
-        let cache = Cache::of_user()?;
-        let (key, size) = (Cache::key(&packed), unpack::unpacked_size(payload).ok()?);
+        let (cache, key) = (Cache::of_user()?, image.key()?);
+        let bzimage = BzImage::parse(&start, usize::try_from(image.len()).ok()?).ok()?;
+        let size = unpacked_size(&image, &bzimage).ok()?.ok()?;
         if cache.get(&key, size.into()).is_none() {
+            let packed = image.into_bytes().ok()?;
+            let kernel = unpack::unpack(packed.get(bzimage.payload)?).ok()?;
             // Where it cannot be kept, every start unpacks it, and says so.
-            cache.put(&key, &unpack::unpack(payload).ok()?).ok()?;
+            cache.put(&key, &kernel).ok()?;
         }
         Some(())
     };
     let _ = kept();
+}
+
+/// The size that the payload of `image` says it unpacks to.
+fn unpacked_size(image: &Image, bzimage: &BzImage) -> io::Result<Result<u32, UnpackError>> {
+    let end = bzimage.payload.end;
+    let start = end.saturating_sub(unpack::SIZE).max(bzimage.payload.start);
+    Ok(unpack::unpacked_size(&image.bytes(start as u64, end - start)?))
 }
 
 /// Loads as [`load`] does, with this cache or none.
@@ -196,19 +204,23 @@ fn load_kernel(
     if !BzImage::is_one(&start) {
         return Err(BootError::NotAKernel(path.clone()));
     }
-    let packed = image.into_bytes().map_err(unreadable)?;
     let refused = |source| BootError::BzImage { path: path.clone(), source };
-    let bzimage = BzImage::parse(&packed).map_err(refused)?;
+    let length =
+        usize::try_from(image.len()).map_err(|error| unreadable(io::Error::other(error)))?;
+    let bzimage = BzImage::parse(&start, length).map_err(refused)?;
     if config.kernel_entry == KernelEntry::Bzimage {
         bzimage.entry_64().map_err(refused)?;
-        let loaded = load_packed(ram, &bzimage, &packed)?;
+        let loaded = place_packed(ram, &bzimage)?;
+        let (at, code) = (loaded.entry - bzimage::ENTRY_64 as u64, &bzimage.code);
+        image.copy_to(ram, at, code.start as u64, code.len() as u64).map_err(unreadable)?;
         return Ok((bzimage.header, loaded));
     }
-    let payload = &packed[bzimage.payload.clone()];
     let damaged = |source| BootError::Unpack { path: path.clone(), source };
-    let size = unpack::unpacked_size(payload).map_err(damaged)?;
-    let key = Cache::key(&packed);
-    if let Some(kept) = cache.and_then(|cache| cache.get(&key, size.into())) {
+    let size = unpacked_size(&image, &bzimage).map_err(unreadable)?.map_err(damaged)?;
+    let place = cache.zip(image.key());
+    if let Some((key, kept)) =
+        place.as_ref().and_then(|(cache, key)| Some((key, cache.get(key, size.into())?)))
+    {
         match elf::load(&Image::File(kept, size.into()), ram) {
             Ok(loaded) => return Ok((bzimage.header, loaded)),
             Err(error @ ElfError::Ram { .. }) => return Err(unloadable(error)),
@@ -217,10 +229,12 @@ fn load_kernel(
             Err(error) => tracing::warn!(key, %error, "kept kernel is not usable"),
         }
     }
-    let kernel = unpack::unpack(payload).map_err(damaged)?;
-    let image = Image::Bytes(kernel);
+    let packed = image.into_bytes().map_err(unreadable)?;
+    // The file may be shorter by now.
+    let payload = packed.get(bzimage.payload).ok_or(BzImageError::Truncated).map_err(refused)?;
+    let image = Image::Bytes(unpack::unpack(payload).map_err(damaged)?);
     let loaded = elf::load(&image, ram).map_err(unloadable)?;
-    if let (Some(cache), Image::Bytes(kernel)) = (cache, &image)
+    if let (Some((cache, key)), Image::Bytes(kernel)) = (place, &image)
         && let Err(error) = cache.put(&key, kernel)
     {
         tracing::warn!(%error, "the unpacked kernel cannot be kept; every start will unpack it");
@@ -228,9 +242,9 @@ fn load_kernel(
     Ok((bzimage.header, loaded))
 }
 
-/// Loads the protected-mode code, for a kernel that unpacks itself.
-fn load_packed(ram: &GuestRam, bzimage: &BzImage, packed: &[u8]) -> Result<Loaded, BootError> {
-    let code = &packed[bzimage.code.clone()];
+/// Where the protected-mode code goes, for a kernel that unpacks itself.
+fn place_packed(ram: &GuestRam, bzimage: &BzImage) -> Result<Loaded, BootError> {
+    let code = &bzimage.code;
     let (preferred, init_size) = (bzimage.header.pref_address, bzimage.header.init_size);
     let at = preferred.max(HIGH_RAM);
     let needed = u64::from(init_size).max(code.len() as u64);
@@ -239,7 +253,6 @@ fn load_packed(ram: &GuestRam, bzimage: &BzImage, packed: &[u8]) -> Result<Loade
     if !fits {
         return Err(BootError::KernelSize { needed, at });
     }
-    ram.write_slice(code, GuestAddress(at))?;
     Ok(Loaded { entry: at + bzimage::ENTRY_64 as u64, end: at + needed })
 }
 

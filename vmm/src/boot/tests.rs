@@ -61,6 +61,13 @@ impl Bench {
         text
     }
 
+    /// Waits until the kernel's file is old enough for what it unpacks to to be kept.
+    fn settle(&self) {
+        while Image::open(&self.config.kernel).unwrap().key().is_none() {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+
     fn kept(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.folder.path().join("cache"));
         entries.map(|all| all.map(|entry| entry.unwrap().path()).collect()).unwrap_or_default()
@@ -117,8 +124,9 @@ fn a_vmlinux_and_the_bzimage_around_it_load_alike() {
 fn case_31_every_truncated_prefix_of_a_kernel_is_refused() {
     for kernel in [vmlinux(), vmlinuz()] {
         let bench = Bench::new(&kernel);
+        bench.settle();
         bench.load().unwrap();
-        let packed = BzImage::parse(&kernel).map(|bzimage| bzimage.payload.end);
+        let packed = BzImage::parse(&kernel, kernel.len()).map(|bzimage| bzimage.payload.end);
         // What is behind the payload is padding.
         for length in 0..packed.unwrap_or(kernel.len()) {
             fs::write(&bench.config.kernel, &kernel[..length]).unwrap();
@@ -135,7 +143,7 @@ fn case_31_every_flipped_byte_of_a_kernel_is_refused_or_harmless() {
         for entry in [KernelEntry::Unpacked, KernelEntry::Bzimage] {
             bench.config.kernel_entry = entry;
             // The setup sectors and the code of these bzImages are zeros that nobody looks at.
-            let looked_at: Vec<usize> = match BzImage::parse(&kernel) {
+            let looked_at: Vec<usize> = match BzImage::parse(&kernel, kernel.len()) {
                 Ok(bzimage) => {
                     (0..bzimage::HEADER_END).skip(0x1f1).chain(bzimage.payload).collect()
                 }
@@ -326,6 +334,8 @@ fn case_33_a_kernel_that_unpacks_itself_where_there_is_no_ram_is_refused() {
 fn a_kernel_is_unpacked_once_and_then_taken_from_the_cache() {
     let bench = Bench::new(&vmlinuz());
     bench.load().unwrap();
+    bench.settle();
+    bench.load().unwrap();
     let [kept] = &bench.kept()[..] else { panic!("one kernel is kept: {:?}", bench.kept()) };
     assert_eq!(fs::read(kept).unwrap(), vmlinux());
     assert_eq!(fs::metadata(kept).unwrap().permissions().mode() & 0o777, 0o600);
@@ -342,6 +352,7 @@ fn a_kernel_is_unpacked_once_and_then_taken_from_the_cache() {
 #[test]
 fn a_torn_or_foreign_file_in_the_cache_is_replaced() {
     let bench = Bench::new(&vmlinuz());
+    bench.settle();
     bench.load().unwrap();
     let kept = bench.kept().remove(0);
     let sound = vmlinux();
@@ -381,4 +392,23 @@ fn a_kernel_larger_than_ram_is_refused() {
         let complaint = Bench::new(&kernel).complaint();
         assert!(complaint.contains("some 18 MiB; the machine has 16 MiB"), "{complaint}");
     }
+}
+
+#[test]
+fn a_kernel_that_has_changed_is_not_taken_from_the_cache() {
+    // As they are: so both files have the same length.
+    let image = |kernel: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
+        encoder.write_all(kernel).unwrap();
+        bzimage::tests::image(&encoder.finish().unwrap())
+    };
+    let bench = Bench::new(&image(&vmlinux()));
+    bench.settle();
+    bench.load().unwrap();
+    let mut other = vmlinux();
+    *other.last_mut().unwrap() = 0xaa;
+    fs::write(&bench.config.kernel, image(&other)).unwrap();
+    let (_, ram) = bench.load().unwrap();
+    assert_eq!(bytes(&ram, KERNEL + 63, 1), [0xaa]);
+    assert_eq!(bench.kept().len(), 1, "it was kept when it was old enough");
 }

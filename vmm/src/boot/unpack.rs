@@ -11,7 +11,8 @@ use std::io::{self, Read};
 /// The largest kernel, in bytes.
 pub const LIMIT: u32 = 512 << 20;
 
-const SIZE: usize = 4;
+/// Bytes at the end of a payload that say how much it unpacks to.
+pub(super) const SIZE: usize = 4;
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const XZ: &[u8] = &[0xfd, b'7', b'z', b'X', b'Z', 0];
 const LZ4_LEGACY: &[u8] = &[0x02, 0x21, 0x4c, 0x18];

@@ -21,7 +21,8 @@ pub fn kernel(data: &[u8]) {
     let choice = input.byte();
     let length = usize::from(input.u16());
     let (initrd, kernel) = (input.piece(length), input.rest());
-    if BzImage::parse(kernel).is_ok_and(|bzimage| says_much(&kernel[bzimage.payload])) {
+    if BzImage::parse(kernel, kernel.len()).is_ok_and(|bzimage| says_much(&kernel[bzimage.payload]))
+    {
         return;
     }
     let (_kernel_file, kernel_path) = blank::file(kernel);
