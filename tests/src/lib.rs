@@ -16,6 +16,7 @@ mod guest;
 pub mod level;
 mod machine;
 pub mod micro;
+pub mod monitor;
 pub mod puppet;
 pub mod relay;
 pub mod scenes;

@@ -6,6 +6,7 @@ use crate::guest::Guests;
 use crate::image::Image;
 use crate::path::Path;
 use crate::run::run;
+use crate::userspace::Program;
 use crate::{Outcome, lab};
 use anyhow::{Context, Result};
 use std::fs;
@@ -25,8 +26,8 @@ pub(crate) struct Job {
     pub(crate) disks: Vec<PathBuf>,
     /// Links for the lab: where they are, and what they name.
     pub(crate) links: Vec<(String, String)>,
-    /// Whether it needs `qemu-img` in the lab.
-    pub(crate) qemu_img: bool,
+    /// Programs of Debian's that it needs in the lab.
+    pub(crate) debian: Vec<&'static Program>,
     /// Environment variables.
     pub(crate) environment: Vec<(String, String)>,
     /// The command and its arguments.
@@ -52,7 +53,7 @@ impl Job {
             files: Vec::new(),
             disks: Vec::new(),
             links: Vec::new(),
-            qemu_img: false,
+            debian: Vec::new(),
             environment: Vec::new(),
             command: Vec::new(),
             limit,

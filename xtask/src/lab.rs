@@ -51,6 +51,9 @@ pub(crate) struct Args {
     /// A guest with a whole Debian (debian12, debian13, sysvinit), to be put into the lab's /guests.
     #[arg(long, requires = "vmm")]
     image: Vec<String>,
+    /// Let the lab's time be a count of instructions, a nanosecond each; it runs slower then.
+    #[arg(long)]
+    counted: bool,
     /// Build vmm, the tests' programs and the guests, and put them into the lab: the programs in
     /// /bin, the guests in /guests, VMM_BIN and VMM_GUESTS set.
     #[arg(long)]
@@ -63,6 +66,7 @@ pub(crate) struct Args {
 /// `cargo xtask lab`.
 pub(crate) fn run_command(args: &Args) -> Outcome {
     let mut job = Job::new(Path::Lab, Duration::from_secs(args.timeout));
+    job.counted = args.counted;
     if args.vmm {
         let mut programs = build::tools()?;
         let guests = guest::make(&programs, &[])?;
@@ -115,8 +119,8 @@ fn archive(job: &Job, kernel: &Kernel) -> Result<Vec<u8>> {
     archive.file("etc/group", b"root:x:0:\n", 0o644)?;
     archive.file("init", INIT.as_bytes(), 0o755)?;
     archive.file("command", script(job).as_bytes(), 0o644)?;
-    if job.qemu_img {
-        Userspace::add_qemu_img_to(&mut archive)?;
+    for program in &job.debian {
+        Userspace::add_program_to(&mut archive, program)?;
     }
     for (file, path) in &job.files {
         archive.copy_all(file, path)?;

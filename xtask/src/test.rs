@@ -7,7 +7,7 @@ use crate::job::Job;
 use crate::path::Path;
 use crate::run::{cargo, output, run_heard, say};
 use crate::tools::{self, CC, CXX, DBUS, DMIDECODE, IASL, QEMU_IMG, STRACE, VALGRIND};
-use crate::{Outcome, c, guest, path};
+use crate::{Outcome, c, guest, path, userspace};
 use ::tests::cases::{self, Results};
 use ::tests::untested;
 use anyhow::{Result, bail, ensure};
@@ -203,7 +203,9 @@ fn job(
 ) -> Result<Job> {
     let mut job = Job::new(path, LIMIT);
     job.give_machines(programs, guests)?;
-    job.qemu_img = tests.iter().any(|test| test.program == DISKS);
+    if tests.iter().any(|test| test.program == DISKS) {
+        job.debian.push(&userspace::QEMU_IMG);
+    }
     for (name, _, variable) in c::PROGRAMS {
         let place = job.give_program(programs, name)?;
         job.environment.push((variable.into(), place));

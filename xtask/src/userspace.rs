@@ -21,8 +21,6 @@ const PACKAGES: [&str; 5] =
 const DISK_PACKAGES: [&str; 2] = ["e2fsprogs", "util-linux"];
 /// Programs of these.
 const DISK_PROGRAMS: [&str; 3] = ["sbin/blkid", "sbin/mke2fs", "sbin/e2fsck"];
-/// QEMU's judge of images, and where it is.
-const QEMU_IMG: (&str, &str) = ("qemu-utils", "usr/bin/qemu-img");
 /// Loads the modules for disks.
 const USE_DISKS: &str = include_str!("../guest/use-disks");
 /// Programs that are not busybox'.
@@ -64,6 +62,30 @@ const PAM: [(&str, &str); 5] = [
     ),
     ("other", "auth required pam_deny.so\naccount required pam_deny.so\n"),
 ];
+/// A program of a Debian package, for the lab, where it is found by its name.
+pub(crate) struct Program {
+    package: &'static str,
+    path: &'static str,
+    /// Other files that it reads, of its package and those that it depends on.
+    files: &'static [&'static str],
+}
+
+/// QEMU's judge of images.
+pub(crate) const QEMU_IMG: Program =
+    Program { package: "qemu-utils", path: "usr/bin/qemu-img", files: &[] };
+/// QEMU, with the firmware of its `microvm` and `q35` machines.
+pub(crate) const QEMU: Program = Program {
+    package: "qemu-system-x86",
+    path: "usr/bin/qemu-system-x86_64",
+    files: &[
+        "usr/share/qemu/bios-microvm.bin",
+        "usr/share/qemu/kvmvapic.bin",
+        "usr/share/qemu/linuxboot_dma.bin",
+        "usr/share/qemu/pvh.bin",
+        "usr/share/seabios/bios-256k.bin",
+    ],
+};
+
 const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
 const LIBRARIES: &str = "lib/x86_64-linux-gnu";
 /// The users beside root, each with a number as user and group.
@@ -112,13 +134,16 @@ impl Userspace {
         self.files(archive, &DISK_PROGRAMS.map(str::to_owned).into())
     }
 
-    /// Puts `qemu-img` into `archive`.
-    pub(crate) fn add_qemu_img_to(archive: &mut Archive) -> Result<()> {
-        let (package, program) = QEMU_IMG;
-        let userspace = Self { packages: debian::closure(Suite::Bookworm, &[package])? };
-        userspace.files(archive, &[program.to_owned()].into())?;
+    /// Puts `program` into `archive`.
+    pub(crate) fn add_program_to(archive: &mut Archive, program: &Program) -> Result<()> {
+        let userspace = Self { packages: debian::closure(Suite::Bookworm, &[program.package])? };
+        userspace.files(archive, &[program.path.to_owned()].into())?;
+        for path in program.files {
+            archive.copy(&userspace.file(path)?, path)?;
+        }
         // Where the lab's commands are looked for.
-        archive.link("bin/qemu-img", &format!("/{program}"))
+        let name = program.path.rsplit('/').next().context("a program has a name")?;
+        archive.link(&format!("bin/{name}"), &format!("/{}", program.path))
     }
 
     /// busybox, which runs everywhere.

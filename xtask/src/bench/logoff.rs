@@ -1,22 +1,14 @@
 //! From the call of a logoff to its end.
 
+use super::lab;
 use super::report::{Column, Report, Row};
 use crate::build::{self, Programs};
-use crate::emulator::TIMED_OUT;
 use crate::guest::{self, Guests};
 use crate::image;
 use crate::job::Job;
-use crate::path::Path;
-use crate::run::say;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::Value;
-use std::time::Duration;
 
-/// How long a lab may take: one to three minutes are usual.
-const LIMIT: Duration = Duration::from_secs(480);
-/// Labs that are tried for a row: with the [emulator](crate::emulator) some hang, more of them where it
-/// counts. What the program says in a lab that comes to an end is true.
-const LABS: usize = 6;
 /// Sessions at once, a lab for each.
 const SESSIONS: [&str; 3] = ["1", "10", "100"];
 /// The program that is run in the lab.
@@ -51,26 +43,12 @@ pub(super) fn measure() -> Result<Report> {
 
 /// The row for `sessions` at once.
 fn row(sessions: &str, programs: &Programs, guests: &Guests) -> Result<Value> {
-    for lab in 1..=LABS {
-        let job = logoff_in_a_lab(sessions, programs, guests)?;
-        match job.run() {
-            Ok(0) => {
-                let heard = job.heard();
-                let row = heard.lines().find_map(|line| serde_json::from_str(line.trim()).ok());
-                return row.with_context(|| format!("{PROGRAM} {sessions} printed:\n{heard}"));
-            }
-            Ok(TIMED_OUT) => say(&format!("lab {lab} of {LABS} did not come to an end")),
-            Ok(code) => bail!("{PROGRAM} {sessions} ended with {code} in the lab"),
-            Err(error) => say(&format!("lab {lab} of {LABS}: {error:#}")),
-        }
-    }
-    bail!("no lab came to an end with {sessions} sessions")
+    let mut documents = lab::documents(PROGRAM, || logoff_in_a_lab(sessions, programs, guests))?;
+    documents.pop().context("there is a document")
 }
 
 fn logoff_in_a_lab(sessions: &str, programs: &Programs, guests: &Guests) -> Result<Job> {
-    let mut job = Job::new(Path::Lab, LIMIT);
-    job.counted = true;
-    job.aside = true;
+    let mut job = lab::job();
     job.give_machines(programs, guests)?;
     job.give_images(guests, &[image::find("debian12")?])?;
     job.command = vec![job.give_program(programs, PROGRAM)?, sessions.to_owned()];

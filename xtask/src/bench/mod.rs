@@ -6,6 +6,8 @@
 //! needs a stock kernel is measured in the lab with its processor counting instructions: a nanosecond
 //! each, whatever else this machine does meanwhile.
 
+mod boot;
+mod lab;
 mod logoff;
 mod report;
 mod start;
@@ -36,6 +38,10 @@ pub(crate) struct Args {
 enum Name {
     /// From exec to the first byte that a minimal guest writes, on this machine's KVM.
     Start,
+    /// From exec to the first program of a stock kernel, in the lab; and the monitor's memory then.
+    Boot,
+    /// The exits of such a boot, by reason.
+    Exits,
     /// From the call of a logoff to its end, on Debian 12, with 1, 10 and 100 sessions.
     Logoff,
 }
@@ -53,6 +59,8 @@ pub(crate) fn bench(args: &Args) -> Outcome {
     for name in names {
         let report = match name {
             Name::Start => start::measure(),
+            Name::Boot => boot::time(),
+            Name::Exits => boot::exits(),
             Name::Logoff => logoff::measure(),
         }?;
         if args.format == Format::Human {

@@ -1,0 +1,45 @@
+//! Measuring in the lab, with its processor counting instructions.
+
+use crate::emulator::TIMED_OUT;
+use crate::job::Job;
+use crate::path::Path;
+use crate::run::say;
+use anyhow::{Result, bail};
+use serde_json::Value;
+use std::time::Duration;
+
+/// How long a lab may take: one to three minutes are usual.
+const LIMIT: Duration = Duration::from_secs(480);
+/// Labs that are tried: with the [emulator](crate::emulator) some hang, more of them where it counts.
+/// What the program says in a lab that comes to an end is true.
+const LABS: usize = 6;
+
+/// A job for a lab that counts; what it prints is not for people.
+pub(super) fn job() -> Job {
+    let mut job = Job::new(Path::Lab, LIMIT);
+    job.counted = true;
+    job.aside = true;
+    job
+}
+
+/// The documents, one a line, that `program` prints in the first lab that comes to an end.
+pub(super) fn documents(program: &str, make: impl Fn() -> Result<Job>) -> Result<Vec<Value>> {
+    for lab in 1..=LABS {
+        let job = make()?;
+        match job.run() {
+            Ok(0) => {
+                let heard = job.heard();
+                let lines = heard.lines().filter_map(|line| serde_json::from_str(line.trim()).ok());
+                let documents: Vec<Value> = lines.collect();
+                if documents.is_empty() {
+                    bail!("{program} printed:\n{heard}");
+                }
+                return Ok(documents);
+            }
+            Ok(TIMED_OUT) => say(&format!("lab {lab} of {LABS} did not come to an end")),
+            Ok(code) => bail!("{program} ended with {code} in the lab"),
+            Err(error) => say(&format!("lab {lab} of {LABS}: {error:#}")),
+        }
+    }
+    bail!("no lab in which {program} ran came to an end")
+}
