@@ -18,8 +18,8 @@
 //!   nothing in it is believed.
 
 use std::fs::{self, DirBuilder, DirEntry, File, Metadata, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -31,6 +31,9 @@ const TICK: Duration = Duration::from_millis(20);
 
 /// Kernels that are kept, each of some 50 MB.
 const KEPT: usize = 8;
+
+/// Bytes of a page, the smallest hole of most file systems.
+const PAGE: usize = crate::memory::PAGE_SIZE as usize;
 
 /// A place for unpacked kernels.
 #[derive(Debug)]
@@ -134,9 +137,16 @@ fn only_ours(metadata: &Metadata) -> bool {
     metadata.uid() == rustix::process::geteuid().as_raw() && metadata.mode() & OTHERS_WRITE == 0
 }
 
+/// Writes `bytes`, its pages of zeros as holes: a third of a kernel is zeros, which no start has to copy
+/// then.
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(bytes)?;
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.set_len(bytes.len() as u64)?;
+    for (page, content) in (0..).zip(bytes.chunks(PAGE)) {
+        if content.iter().any(|byte| *byte != 0) {
+            file.write_all_at(content, page * PAGE as u64)?;
+        }
+    }
     file.sync_all()
 }
 

@@ -2,8 +2,11 @@
 
 use super::cache::Cache;
 use crate::memory::GuestRam;
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, Seek, SeekFrom};
+use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use vm_memory::{Address, Bytes, GuestAddress};
@@ -103,7 +106,8 @@ impl Image {
         }
     }
 
-    /// Copies `length` bytes from `offset` to `address` of `ram`; a file's go there straight.
+    /// Copies `length` bytes from `offset` to `address` of `ram`, where there are zeros yet; a file's go
+    /// there straight, and its holes are left out.
     ///
     /// # Errors
     /// They are not all there, or RAM is not.
@@ -114,33 +118,67 @@ impl Image {
         offset: u64,
         length: u64,
     ) -> io::Result<()> {
-        let count = usize::try_from(length).map_err(io::Error::other)?;
-        let address = GuestAddress(address);
+        let end = offset.checked_add(length).ok_or_else(no_ram)?;
         match self {
             Self::File(file, _) => {
-                let mut file = file;
-                file.seek(SeekFrom::Start(offset))?;
-                let mut copied = 0;
-                // One read may give less than it was asked for: 2 GiB at most, for example.
-                while copied < count {
-                    let to = address.checked_add(copied as u64).ok_or_else(no_ram)?;
-                    let left = count - copied;
-                    match ram.read_volatile_from(to, &mut file, left).map_err(io::Error::other)? {
-                        0 => return Err(shrunk()),
-                        more => copied += more,
-                    }
+                let mut at = offset;
+                while let Some(data) = next_data(file, at, end)? {
+                    let to = address.checked_add(data.start - offset).ok_or_else(no_ram)?;
+                    at = data.end;
+                    copy(file, data, ram, GuestAddress(to))?;
                 }
                 Ok(())
             }
             Self::Bytes(bytes) => {
-                let bytes = usize::try_from(offset)
-                    .ok()
-                    .and_then(|offset| bytes.get(offset..offset.checked_add(count)?));
+                let range = usize::try_from(offset).ok().zip(usize::try_from(end).ok());
+                let bytes = range.and_then(|(start, end)| bytes.get(start..end));
                 let bytes = bytes.ok_or(io::ErrorKind::UnexpectedEof)?;
-                ram.write_slice(bytes, address).map_err(io::Error::other)
+                ram.write_slice(bytes, GuestAddress(address)).map_err(io::Error::other)
             }
         }
     }
+}
+
+/// Where the next bytes of `file` from `at` to `end` are that are not in a hole.
+fn next_data(file: &File, at: u64, end: u64) -> io::Result<Option<Range<u64>>> {
+    if at >= end {
+        return Ok(None);
+    }
+    let data = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+        Ok(data) => data,
+        // Nothing but a hole is left of the file, or nothing at all.
+        Err(Errno::NXIO) if file.metadata()?.len() >= end => return Ok(None),
+        Err(Errno::NXIO) => return Err(shrunk()),
+        // This file system has no holes.
+        Err(_) => at,
+    };
+    if data >= end {
+        return Ok(None);
+    }
+    let hole = rustix::fs::seek(file, SeekFrom::Hole(data)).unwrap_or(end);
+    Ok(Some(data..hole.clamp(data + 1, end)))
+}
+
+/// Copies the bytes of `file` in `range` to `address`.
+fn copy(
+    mut file: &File,
+    range: Range<u64>,
+    ram: &GuestRam,
+    address: GuestAddress,
+) -> io::Result<()> {
+    rustix::fs::seek(file, SeekFrom::Start(range.start))?;
+    let count = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
+    let mut copied = 0;
+    // One read may give less than it was asked for: 2 GiB at most, for example.
+    while copied < count {
+        let to = address.checked_add(copied as u64).ok_or_else(no_ram)?;
+        let left = count - copied;
+        match ram.read_volatile_from(to, &mut file, left).map_err(io::Error::other)? {
+            0 => return Err(shrunk()),
+            more => copied += more,
+        }
+    }
+    Ok(())
 }
 
 fn must_be_regular(metadata: &Metadata) -> io::Result<()> {

@@ -7,7 +7,7 @@ use linux_loader::loader::bootparam::boot_params;
 use std::error::Error as _;
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use tempfile::TempDir;
 
 const MIB: u64 = 1 << 20;
@@ -411,4 +411,45 @@ fn a_kernel_that_has_changed_is_not_taken_from_the_cache() {
     let (_, ram) = bench.load().unwrap();
     assert_eq!(bytes(&ram, KERNEL + 63, 1), [0xaa]);
     assert_eq!(bench.kept().len(), 1, "it was kept when it was old enough");
+}
+
+#[test]
+fn a_files_holes_are_read_as_the_zeros_that_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file");
+    let file = fs::File::create_new(&path).unwrap();
+    file.set_len(MIB).unwrap();
+    // At the start, in the middle of a page, and before the hole at the end.
+    let written = [(0, 5000), (300_001, 70_000), (700_000, 10)];
+    let mut content = vec![0; MIB as usize];
+    for (at, length) in written {
+        content[at..at + length].fill(at as u8 | 1);
+        file.write_all_at(&content[at..at + length], at as u64).unwrap();
+    }
+    let image = Image::open(&path).unwrap();
+    for (offset, length) in [(0, MIB), (4097, 300_000), (299_999, 3), (800_000, 1), (5, 0)] {
+        let ram = memory::map(2 * MIB).unwrap();
+        image.copy_to(&ram, 77, offset, length).unwrap();
+        let (offset, length) = (offset as usize, length as usize);
+        assert_eq!(bytes(&ram, 77, length), content[offset..offset + length], "{offset}");
+        assert_eq!(bytes(&ram, 77 + length as u64, 1), [0], "no byte more than was asked for");
+    }
+    let ram = memory::map(2 * MIB).unwrap();
+    file.set_len(MIB - 1).unwrap();
+    let error = image.copy_to(&ram, 0, 800_000, MIB - 800_000).unwrap_err();
+    assert!(error.to_string().contains("became shorter"), "within the hole at the end: {error}");
+}
+
+#[test]
+fn zeros_of_a_kept_kernel_take_no_room() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = Cache::at(directory.path());
+    let mut kernel = vec![0; 4 * MIB as usize];
+    kernel[5000] = 1;
+    *kernel.last_mut().unwrap() = 2;
+    cache.put("key", &kernel).unwrap();
+    let kept = directory.path().join("key");
+    assert_eq!(fs::read(&kept).unwrap(), kernel);
+    let blocks = std::os::unix::fs::MetadataExt::blocks(&fs::metadata(&kept).unwrap());
+    assert!(blocks * 512 < MIB, "{blocks} blocks");
 }
