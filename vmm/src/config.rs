@@ -192,6 +192,10 @@ impl MachineConfig {
     /// with hardware-reduced tables Linux would try EFI first, and then hang in a BIOS call. There is
     /// no PCI here (`pci=off`): looking for it costs some 70 port exits. Linux still says that it
     /// found none. And there is one serial port (`8250.nr_uarts=1`): looking for three more costs 18.
+    ///
+    /// Nor need it try its implementations of ciphers at every boot (`cryptomgr.notests`): Linux does
+    /// not unless its distributor says so, as Debian's does, and then that is half of a boot's
+    /// instructions. Whoever wants it says `cryptomgr.notests=0`; with `fips=1` it is done anyway.
     #[must_use]
     pub fn cmdline(&self) -> String {
         let console = match self.console {
@@ -200,9 +204,8 @@ impl MachineConfig {
                 format!("console={} ", self.console_device.terminal())
             }
         };
-        format!("{console}panic=-1 reboot=a pci=off 8250.nr_uarts=1 {}", self.append)
-            .trim_end()
-            .to_owned()
+        const WORDS: &str = "panic=-1 reboot=a pci=off 8250.nr_uarts=1 cryptomgr.notests";
+        format!("{console}{WORDS} {}", self.append).trim_end().to_owned()
     }
 
     /// The address of network interface `index`, which it is given or has from the machine's

@@ -124,7 +124,8 @@ fn counts(event: &str) -> io::Result<Map<String, Value>> {
     Ok(counts.into_iter().map(|(value, count)| (value, count.into())).collect())
 }
 
-/// The KiB that are this process's alone, without the guest's RAM.
+/// The KiB that the process has for itself, without the guest's RAM: what it has written. The pages of
+/// its program are the page cache's, whether another process runs it or not.
 fn private_kib(process: u32) -> io::Result<u64> {
     let text = fs::read_to_string(format!("/proc/{process}/smaps"))?;
     let (mut size, mut private) = (0, 0);
@@ -133,9 +134,7 @@ fn private_kib(process: u32) -> io::Result<u64> {
         let (name, value) = (words.next(), words.next().and_then(|word| word.parse::<u64>().ok()));
         match (name, value) {
             (Some("Size:"), Some(kib)) => size = kib,
-            (Some("Private_Clean:" | "Private_Dirty:"), Some(kib)) if size < RAM_KIB => {
-                private += kib
-            }
+            (Some("Private_Dirty:"), Some(kib)) if size < RAM_KIB => private += kib,
             _ => {}
         }
     }
