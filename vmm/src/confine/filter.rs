@@ -1,23 +1,17 @@
 //! From the table to what the kernel runs at each system call of a thread.
 
 use super::calls::Value;
+use super::program::{Answer, Condition, assemble};
 use super::role::{Role, Roles};
 use super::table::{Library, REFUSAL, Row, Signal, TABLE, When};
 use super::{ConfineError, Manner};
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch,
-};
-use std::collections::BTreeMap;
+use seccompiler::{BpfProgram, SeccompAction};
 use std::fmt::Write;
 
 /// The filter of each role.
 #[derive(Debug)]
 pub(super) struct Filters {
     programs: Vec<(Role, BpfProgram)>,
-    /// For all threads: what is answered with an error. A filter has one answer to what it knows,
-    /// and the kernel takes the strictest of all filters'.
-    refused: BpfProgram,
 }
 
 impl Filters {
@@ -27,17 +21,18 @@ impl Filters {
             Manner::Kill => SeccompAction::KillProcess,
             Manner::Log => SeccompAction::Log,
         };
-        Self::answering(&otherwise)
+        Self::answering(otherwise)
     }
 
     /// Those of the table, with this answer to what it does not have.
-    pub(super) fn answering(otherwise: &SeccompAction) -> Result<Self, ConfineError> {
+    pub(super) fn answering(otherwise: SeccompAction) -> Result<Self, ConfineError> {
+        let (process, otherwise) = (std::process::id(), otherwise.into());
         let programs = Role::ALL.map(|role| {
-            let program = compile(rules(role.covers())?, otherwise.clone(), SeccompAction::Allow)?;
-            Ok((role, program))
+            let program = assemble(answers(role.covers(), process, otherwise), otherwise);
+            Ok((role, program.ok_or(ConfineError::Filter)?))
         });
         let programs = programs.into_iter().collect::<Result<_, ConfineError>>()?;
-        Ok(Self { programs, refused: refused()? })
+        Ok(Self { programs })
     }
 
     /// The one of `role`.
@@ -45,14 +40,10 @@ impl Filters {
         self.programs.iter().find(|(of, _)| *of == role).map(|(_, program)| program)
     }
 
-    /// Narrows the calling thread to what is refused whoever asks.
-    pub(super) fn refuse(&self) -> Result<(), ConfineError> {
-        install(&self.refused)
-    }
-
     /// Narrows the calling thread to `role`.
     pub(super) fn narrow(&self, role: Role) -> Result<(), ConfineError> {
-        self.of(role).map_or(Ok(()), install)
+        let program = self.of(role).ok_or(ConfineError::Filter)?;
+        seccompiler::apply_filter(program).map_err(ConfineError::Install)
     }
 }
 
@@ -61,89 +52,52 @@ pub(super) fn rows() -> impl Iterator<Item = &'static Row> {
     TABLE.iter().filter(|row| row.is_ours())
 }
 
-fn install(program: &BpfProgram) -> Result<(), ConfineError> {
-    seccompiler::apply_filter(program).map_err(ConfineError::Install)
-}
-
-/// The program that answers `matching` to what `rules` describe, and `otherwise` to everything else.
-fn compile(
-    rules: BTreeMap<i64, Vec<SeccompRule>>,
-    otherwise: SeccompAction,
-    matching: SeccompAction,
-) -> Result<BpfProgram, ConfineError> {
-    let filter = SeccompFilter::new(rules, otherwise, matching, TargetArch::x86_64);
-    filter.and_then(TryInto::try_into).map_err(ConfineError::Filter)
-}
-
-/// What `roles` may do.
-fn rules(roles: Roles) -> Result<BTreeMap<i64, Vec<SeccompRule>>, ConfineError> {
-    let mut rules: BTreeMap<i64, Option<Vec<SeccompRule>>> = BTreeMap::new();
-    for Row { calls, when, .. } in rows().filter(|row| row.roles.intersects(roles)) {
-        for (_, number) in *calls {
-            let known = rules.entry(*number).or_insert_with(|| Some(Vec::new()));
-            match conditions(*when)? {
-                // Whatever other rows say: it is allowed.
-                None => *known = None,
-                Some(more) => {
-                    if let Some(known) = known {
-                        known.extend(more);
-                    }
-                }
-            }
-        }
+/// What `roles` of this `process` are answered to the calls of their rows, sorted by number; `otherwise`
+/// if a row's conditions do not hold.
+fn answers(roles: Roles, process: u32, otherwise: u32) -> Vec<(u32, Answer)> {
+    let mut calls: Vec<(u32, When)> = Vec::with_capacity(2 * TABLE.len());
+    for row in rows().filter(|row| row.roles.intersects(roles)) {
+        // Numbers of calls are small, and none is negative.
+        calls.extend(row.calls.iter().map(|(_, number)| (*number as u32, row.when)));
     }
-    // No rule at all means that it is allowed whatever its arguments.
-    Ok(rules.into_iter().map(|(number, rules)| (number, rules.unwrap_or_default())).collect())
+    calls.sort_by_key(|(number, _)| *number);
+    let of_one = calls.chunk_by(|(one, _), (other, _)| one == other);
+    of_one.filter_map(|rows| Some((rows.first()?.0, answer(rows, process, otherwise)))).collect()
 }
 
-/// The conditions of a row, of which one has to hold; none if there are none.
-fn conditions(when: When) -> Result<Option<Vec<SeccompRule>>, ConfineError> {
-    let one = |index, operator, value| {
-        // All that is looked at is of 32 bits: the kernel ignores the rest.
-        SeccompCondition::new(index, SeccompCmpArgLen::Dword, operator, value)
-            .map_err(ConfineError::Filter)
-    };
-    let rule = |conditions| SeccompRule::new(conditions).map_err(ConfineError::Filter);
-    let rules: Result<Vec<SeccompRule>, ConfineError> = match when {
-        // What is refused is let through here, and refused by another filter.
-        When::Always | When::Refused => return Ok(None),
+/// What a call with these rows is answered: it is let through if one of them says so.
+fn answer(rows: &[(u32, When)], process: u32, otherwise: u32) -> Answer {
+    let allow = SeccompAction::Allow.into();
+    if rows.iter().any(|(_, when)| matches!(when, When::Always)) {
+        return Answer::Plain(allow);
+    }
+    if rows.iter().any(|(_, when)| matches!(when, When::Refused)) {
+        return Answer::Plain(SeccompAction::Errno(REFUSAL.1 as u32).into());
+    }
+    let any = rows.iter().map(|(_, when)| conditions(*when, process)).collect();
+    Answer::If(any, allow, otherwise)
+}
+
+/// The conditions of a row, all of which have to hold.
+fn conditions(when: When, process: u32) -> Vec<Condition> {
+    match when {
+        When::Always | When::Refused => Vec::new(),
         When::Is(index, values) => {
-            let rules =
-                values.iter().map(|(_, value)| rule(vec![one(index, SeccompCmpOp::Eq, *value)?]));
-            rules.collect()
+            // All that is looked at is of 32 bits.
+            let values = values.iter().map(|(_, value)| *value as u32);
+            vec![Condition::Is(index, values.collect())]
         }
-        When::Lacks(index, (_, bits)) => {
-            Ok(vec![rule(vec![one(index, SeccompCmpOp::MaskedEq(bits), 0)?])?])
-        }
-        When::Has(index, (_, bits)) => {
-            Ok(vec![rule(vec![one(index, SeccompCmpOp::MaskedEq(bits), bits)?])?])
-        }
+        When::Lacks(index, (_, bits)) => vec![Condition::Bits(index, bits as u32, 0)],
+        When::Has(index, (_, bits)) => vec![Condition::Bits(index, bits as u32, bits as u32)],
         When::Signals(signals) => {
-            let process = u64::from(std::process::id());
-            let rules = signals.iter().map(|signal| {
-                let process = one(0, SeccompCmpOp::Eq, process)?;
-                rule(vec![process, one(2, SeccompCmpOp::Eq, number(*signal))?])
-            });
-            rules.collect()
+            vec![Condition::Is(0, vec![process]), Condition::Is(2, numbers(signals))]
         }
-        When::ThreadSignals(signals) => {
-            let rules =
-                signals.iter().map(|signal| rule(vec![one(1, SeccompCmpOp::Eq, number(*signal))?]));
-            rules.collect()
-        }
-    };
-    rules.map(Some)
+        When::ThreadSignals(signals) => vec![Condition::Is(1, numbers(signals))],
+    }
 }
 
-fn number(signal: Signal) -> u64 {
-    signal.number().unsigned_abs().into()
-}
-
-/// What is answered with an error.
-fn refused() -> Result<BpfProgram, ConfineError> {
-    let refused = rows().filter(|row| matches!(row.when, When::Refused));
-    let rules = refused.flat_map(|row| row.calls).map(|(_, number)| (*number, Vec::new()));
-    compile(rules.collect(), SeccompAction::Allow, SeccompAction::Errno(REFUSAL.1 as u32))
+fn numbers(signals: &[Signal]) -> Vec<u32> {
+    signals.iter().map(|signal| signal.number().unsigned_abs()).collect()
 }
 
 /// The table in Markdown.
@@ -201,6 +155,7 @@ fn threads(roles: Roles) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::program::tests::{Call, run};
     use super::*;
 
     #[test]
@@ -219,6 +174,108 @@ mod tests {
             // BPF_MAXINSNS
             assert!(!program.is_empty() && program.len() <= 4096, "{role:?}: {}", program.len());
             println!("{}: {} instructions", role.name(), program.len());
+        }
+    }
+
+    /// What the table says of a call; not how the filters are made of it.
+    fn is_let_through(roles: Roles, call: &Call, row: &Row) -> bool {
+        let is_theirs = row.roles.intersects(roles)
+            && row.calls.iter().any(|(_, number)| *number == i64::from(call.number));
+        let argument = |index: u8| call.arguments[usize::from(index)] as u32;
+        let is_one = |index, signals: &[Signal]| {
+            signals.iter().any(|signal| i64::from(signal.number()) == i64::from(argument(index)))
+        };
+        is_theirs
+            && match row.when {
+                When::Always => true,
+                When::Is(index, values) => {
+                    values.iter().any(|(_, value)| *value == u64::from(argument(index)))
+                }
+                When::Signals(signals) => argument(0) == std::process::id() && is_one(2, signals),
+                When::ThreadSignals(signals) => is_one(1, signals),
+                When::Lacks(index, (_, bits)) => u64::from(argument(index)) & bits == 0,
+                When::Has(index, (_, bits)) => u64::from(argument(index)) & bits == bits,
+                When::Refused => false,
+            }
+    }
+
+    /// Arguments that conditions could take for each other: all that the table knows, what is next to
+    /// it, and what it is in another half.
+    fn values() -> Vec<u64> {
+        let known = TABLE.iter().flat_map(|row| match row.when {
+            When::Is(_, values) => values.iter().map(|(_, value)| *value).collect(),
+            When::Lacks(_, (_, bits)) | When::Has(_, (_, bits)) => vec![bits, !bits],
+            When::Signals(signals) | When::ThreadSignals(signals) => {
+                signals.iter().map(|signal| signal.number().unsigned_abs().into()).collect()
+            }
+            When::Always | When::Refused => Vec::new(),
+        });
+        let process = u64::from(std::process::id());
+        let mut values: Vec<u64> = known
+            .chain([0, process, u32::MAX.into(), u64::MAX])
+            .flat_map(|value| {
+                [value, value.wrapping_add(1), value.wrapping_sub(1), value << 32, value | 1 << 32]
+            })
+            .collect();
+        values.sort_unstable();
+        values.dedup();
+        values
+    }
+
+    #[test]
+    fn each_filter_answers_each_call_as_the_table_says() {
+        let trap = SeccompAction::Trap;
+        let filters = Filters::answering(trap.clone()).unwrap();
+        let (trap, allow) = (u32::from(trap), u32::from(SeccompAction::Allow));
+        let (values, process) = (values(), u64::from(std::process::id()));
+        for role in Role::ALL {
+            let (program, roles) = (filters.of(role).unwrap(), role.covers());
+            for number in (0..1_024).chain([0x4000_0000, 0x4000_0010, u32::MAX]) {
+                let theirs: Vec<&Row> = rows()
+                    .filter(|row| row.calls.iter().any(|(_, of)| *of == i64::from(number)))
+                    .collect();
+                let refused = theirs
+                    .iter()
+                    .any(|row| matches!(row.when, When::Refused) && row.roles.intersects(roles));
+                let conditions =
+                    theirs.iter().any(|row| !matches!(row.when, When::Always | When::Refused));
+                // What has no conditions is tried with few.
+                let tried = if conditions { values.len() } else { 2 };
+                let patterns = values.iter().take(tried).flat_map(|value| {
+                    let one = |index: usize| {
+                        let mut arguments = [u64::MAX - 7; 6];
+                        arguments[index] = *value;
+                        arguments
+                    };
+                    // The last two: a signal's, of this process and with a thread.
+                    (0..6).map(one).chain([[process, 1, *value, 0, 0, 0], [1, *value, 0, 0, 0, 0]])
+                });
+                for arguments in patterns {
+                    let call = Call::new(number, arguments);
+                    let wanted = match theirs.iter().any(|row| is_let_through(roles, &call, row)) {
+                        true => allow,
+                        false if refused => libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32,
+                        false => trap,
+                    };
+                    assert_eq!(run(program, &call).0, wanted, "{role:?}: {call:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_call_is_looked_for_in_a_row() {
+        let filters = Filters::new(Manner::Kill).unwrap();
+        let conditional = |number: u32| {
+            let mut rows = rows().filter(|row| !matches!(row.when, When::Always | When::Refused));
+            rows.any(|row| row.calls.iter().any(|(_, of)| *of == i64::from(number)))
+        };
+        for role in Role::ALL {
+            let program = filters.of(role).unwrap();
+            for number in (0..1_024).filter(|number| !conditional(*number)) {
+                let (_, steps) = run(program, &Call::new(number, [0; 6]));
+                assert!(steps <= 13, "{role:?}: {number} is answered after {steps} instructions");
+            }
         }
     }
 

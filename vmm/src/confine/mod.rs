@@ -42,6 +42,7 @@ mod filter;
 pub mod jail;
 mod limits;
 mod offer;
+mod program;
 mod rights;
 mod role;
 #[cfg(test)]
@@ -125,7 +126,7 @@ pub enum ConfineError {
     Landlock(#[source] landlock::RulesetError),
     /// A filter cannot be made; a defect of the monitor.
     #[error("a seccomp filter cannot be made")]
-    Filter(#[source] seccompiler::BackendError),
+    Filter,
     /// The kernel takes no filter.
     #[error("the kernel takes no seccomp filter")]
     Install(#[source] seccompiler::Error),
@@ -282,7 +283,6 @@ impl Confinement {
         let landlocked = files::restrict(&self.files)?;
         FILTERS.set(filters).map_err(|_| ConfineError::Twice)?;
         if let Some(filters) = FILTERS.get() {
-            filters.refuse()?;
             filters.narrow(Role::Start)?;
         }
         Ok(landlocked)
