@@ -81,7 +81,9 @@ pub(crate) fn manual(directory: &Path) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::args::{Format, Verb, read_run};
     use clap::Parser;
+    use std::ffi::OsString;
 
     #[test]
     fn the_command_line_is_well_formed() {
@@ -134,6 +136,9 @@ mod tests {
         for words in examples {
             let read = Args::try_parse_from(&words);
             assert!(read.is_ok(), "{words:?}: {}", read.err().unwrap());
+            let words: Vec<OsString> = words.iter().map(Into::into).collect();
+            let alone = read_run(&words).map(|args| args.verb);
+            assert_eq!(matches!(alone, Some(Verb::Run(_))), words[1] == "run", "{words:?}");
         }
     }
 
@@ -141,6 +146,18 @@ mod tests {
     fn each_verb_has_an_example_and_each_example_can_be_read() {
         assert_eq!(words("vmm run --append 'a b' -x"), ["vmm", "run", "--append", "a b", "-x"]);
         check_examples(&Args::command(), &[]);
+    }
+
+    #[test]
+    fn what_is_not_a_line_of_run_alone_is_read_among_all_verbs() {
+        for line in
+            ["vmm", "vmm ls", "vmm run", "vmm run --help", "vmm run --nonsense", "vmm help run"]
+        {
+            let words: Vec<OsString> = words(line).into_iter().map(Into::into).collect();
+            assert!(read_run(&words).is_none(), "{line}");
+        }
+        let words = ["vmm", "run", "web", "--format", "json"].map(OsString::from);
+        assert_eq!(read_run(&words).unwrap().format, Format::Json);
     }
 
     #[test]

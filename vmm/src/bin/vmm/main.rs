@@ -30,6 +30,7 @@ use clap::FromArgMatches;
 use dlmalloc::GlobalDlmalloc;
 use output::Failure;
 use protocol::HResult;
+use std::ffi::OsString;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
@@ -44,11 +45,10 @@ const EXIT_USAGE: u8 = 2;
 const EXIT_UNWRITTEN: u8 = 1;
 
 fn main() -> ExitCode {
-    let mut command = help::command();
-    let read = command.try_get_matches_from_mut(std::env::args_os());
-    let args = match read.and_then(|matches| Args::from_arg_matches(&matches)) {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let args = match args::read_run(&words).map_or_else(|| read(&words), Ok) {
         Ok(args) => args,
-        Err(error) => return usage(&error.format(&mut command)),
+        Err(error) => return usage(&error),
     };
     let format = args.format;
     if let Verb::Run(_) = args.verb
@@ -100,6 +100,14 @@ fn main() -> ExitCode {
             ExitCode::from(exit)
         }
     }
+}
+
+/// The command line.
+fn read(words: &[OsString]) -> Result<Args, clap::Error> {
+    let mut command = help::command();
+    let read = command.try_get_matches_from_mut(words);
+    let args = read.and_then(|matches| Args::from_arg_matches(&matches));
+    args.map_err(|error| error.format(&mut command))
 }
 
 /// `code`, unless what was done well could not be told.

@@ -13,6 +13,7 @@ pub(crate) use work::{
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 use values::parse_duration;
@@ -33,12 +34,33 @@ Exit codes:
 #[derive(Parser)]
 #[command(name = "vmm", version, after_help = EXIT_CODES)]
 #[command(arg_required_else_help = true, max_term_width = 80)]
-pub(crate) struct Args {
+pub(crate) struct CommandLine<V: Subcommand> {
     /// How results are printed.
     #[arg(long, global = true, value_enum, default_value_t = Format::Human)]
     pub(crate) format: Format,
     #[command(subcommand)]
-    pub(crate) verb: Verb,
+    pub(crate) verb: V,
+}
+
+/// The command line with all verbs.
+pub(crate) type Args = CommandLine<Verb>;
+
+/// The verb that others wait for.
+#[derive(Subcommand)]
+enum Urgent {
+    Run(RunArgs),
+}
+
+/// The command line `words` if it is one of `vmm run`, and can be read. The command that reads it has no
+/// other verb: making all of them, with their help, took half of what a machine's start computes. What
+/// is wrong with other lines, or help, comes from [`Args`].
+pub(crate) fn read_run(words: &[OsString]) -> Option<Args> {
+    if words.get(1)? != "run" {
+        return None;
+    }
+    let CommandLine { format, verb: Urgent::Run(run) } =
+        CommandLine::<Urgent>::try_parse_from(words).ok()?;
+    Some(Args { format, verb: Verb::Run(run) })
 }
 
 /// How results are printed on standard output.
