@@ -11,6 +11,9 @@ pub const POWER_OFF: &[u8] = &[0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee, 0xeb, 0
 /// mov dx, 0x3f8; mov al, '.'; out dx, al; jmp to the out: prints dots on the serial console
 pub const DOTS: &[u8] = &[0x66, 0xba, 0xf8, 0x03, 0xb0, b'.', 0xee, 0xeb, 0xfd];
 
+/// The same once, then cli; hlt: it does nothing any more
+pub const DOT: &[u8] = &[0x66, 0xba, 0xf8, 0x03, 0xb0, b'.', 0xee, 0xfa, 0xf4, 0xeb, 0xfd];
+
 /// again: mov dx, 0x3fd; in al, dx; test al, 1; jz to the in; mov dx, 0x3f8; in al, dx; out dx, al;
 /// jmp again: prints on the serial console what is typed there
 pub const ECHO: &[u8] = &[

@@ -1,11 +1,39 @@
 //! The monitors that benchmarks compare, each started on the same kernel, initrd and memory.
 
 use crate::machine::vmm_bin;
+use std::fs;
+use std::io;
 use std::path::Path;
 use std::process::Command;
 
 /// What the first program of a measured guest says on the console.
 pub const USERSPACE: &[u8] = b"userspace\n";
+
+/// What tables call this monitor with a guest that tests its ciphers, which it usually spares it.
+pub const TESTED: &str = "vmm, cryptomgr.notests=0";
+/// Mappings of so many KiB or more are a guest's RAM.
+const RAM_KIB: u64 = 64 << 10;
+
+/// The KiB that the process of a monitor has for itself, without its guest's RAM: what it has written,
+/// its program's data among it. The pages of its program are the page cache's, and any number of machines
+/// have the same.
+///
+/// # Errors
+/// There is no such process, or it is another user's.
+pub fn private_kib(process: u32) -> io::Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{process}/smaps"))?;
+    let (mut size, mut private) = (0, 0);
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        let (name, value) = (words.next(), words.next().and_then(|word| word.parse::<u64>().ok()));
+        match (name, value) {
+            (Some("Size:"), Some(kib)) => size = kib,
+            (Some("Anonymous:"), Some(kib)) if size < RAM_KIB => private += kib,
+            _ => {}
+        }
+    }
+    Ok(private)
+}
 
 /// A monitor and the machine that it gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

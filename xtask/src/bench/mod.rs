@@ -7,6 +7,7 @@
 //! each, whatever else this machine does meanwhile.
 
 mod boot;
+mod fleet;
 mod lab;
 mod logoff;
 mod report;
@@ -42,6 +43,8 @@ enum Name {
     Boot,
     /// The exits of such a boot, by reason.
     Exits,
+    /// A hundred machines with minimal guests, in turn and at once, on this machine's KVM.
+    Fleet,
     /// From the call of a logoff to its end, on Debian 12, with 1, 10 and 100 sessions.
     Logoff,
 }
@@ -61,6 +64,7 @@ pub(crate) fn bench(args: &Args) -> Outcome {
             Name::Start => start::measure(),
             Name::Boot => boot::time(),
             Name::Exits => boot::exits(),
+            Name::Fleet => fleet::measure(),
             Name::Logoff => logoff::measure(),
         }?;
         if args.format == Format::Human {

@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal};
 use std::fs;
 use std::io::Read;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 use tests::micro::{DOTS, elf_with_pvh};
 
@@ -64,29 +64,45 @@ pub(super) fn measure() -> Result<Report> {
     });
     for round in 0..WARM_UP + ROUNDS {
         for subject in &mut subjects {
-            let time = start(&mut subject.command).with_context(|| subject.name.to_owned())?;
+            let started = Started::new(&mut subject.command).with_context(|| subject.name)?;
             if round >= WARM_UP {
-                subject.times.push(time);
+                subject.times.push(started.time);
             }
         }
     }
     Ok(report(subjects))
 }
 
-/// Starts it, waits for the first byte, ends it, and gives the milliseconds to that byte.
-fn start(command: &mut Command) -> Result<f64> {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let before = Instant::now();
-    let mut process = command.spawn()?;
-    let mut stdout = process.stdout.take().context("there is a pipe")?;
-    let read = stdout.read_exact(&mut [0]);
-    let time = before.elapsed();
-    // Nothing is left for the next one to clear away.
-    rustix::process::kill_process(Pid::from_child(&process), Signal::TERM)?;
-    drop(stdout);
-    process.wait()?;
-    read.context("it ended before its guest had written anything")?;
-    Ok(time.as_secs_f64() * 1000.0)
+/// A monitor whose guest has written its first byte. Dropping it ends it, and nothing is left for the
+/// next one to clear away.
+pub(super) struct Started {
+    pub(super) process: Child,
+    /// Milliseconds from before its exec to that byte.
+    pub(super) time: f64,
+}
+
+impl Started {
+    /// Starts it, and waits for the first byte.
+    pub(super) fn new(command: &mut Command) -> Result<Self> {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let before = Instant::now();
+        let process = command.spawn()?;
+        let mut started = Self { process, time: 0.0 };
+        let stdout = started.process.stdout.as_mut().context("there is a pipe")?;
+        let read = stdout.read_exact(&mut [0]);
+        started.time = before.elapsed().as_secs_f64() * 1000.0;
+        read.context("it ended before its guest had written anything")?;
+        Ok(started)
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        // One that has ended by itself is as good; what it still writes has nowhere to go.
+        let _ = rustix::process::kill_process(Pid::from_child(&self.process), Signal::TERM);
+        drop(self.process.stdout.take());
+        let _ = self.process.wait();
+    }
 }
 
 fn report(mut subjects: [Subject; 4]) -> Report {

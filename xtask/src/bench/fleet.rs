@@ -1,0 +1,145 @@
+//! A hundred machines on this machine's own KVM.
+
+use super::report::{Column, Report, Row, Target};
+use super::start::Started;
+use crate::build;
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Barrier;
+use std::thread;
+use std::time::Instant;
+use tests::micro::{DOT, elf};
+use tests::monitor::private_kib;
+
+/// Machines at once.
+const MACHINES: usize = 100;
+/// Machines that are started and ended one after the other, for comparison.
+const ALONE: usize = 40;
+
+/// A row for each way of starting them.
+pub(super) fn measure() -> Result<Report> {
+    ensure!(
+        Path::new("/dev/kvm").exists(),
+        "a fleet runs on this machine's KVM, and there is none"
+    );
+    let limits = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, rustix::process::Rlimit { current: limits.maximum, ..limits })?;
+    let programs = build::tools()?;
+    let vmm = build::take(&programs, "vmm")?;
+    let folder = tempfile::tempdir()?;
+    let kernel = folder.path().join("kernel");
+    fs::write(&kernel, elf(DOT))?;
+    let start = |number: usize| {
+        let mut command = Command::new(&vmm);
+        command.args(["run", &format!("m{number}"), "--memory", "128M", "--kernel"]).arg(&kernel);
+        Started::new(command.env("VMM_RUNTIME_DIR", folder.path()))
+    };
+    let (mut alone, mut private) = (Vec::new(), Vec::new());
+    for _ in 0..ALONE {
+        let machine = start(0)?;
+        alone.push(machine.time);
+        private.push(private_kib(machine.process.id())? as f64);
+    }
+    let alone = Sorted::new(alone);
+    let private_alone = Sorted::new(private).at(50);
+
+    // Those before go on running.
+    let mut machines = Vec::new();
+    let before = Instant::now();
+    for number in 0..MACHINES {
+        machines.push(start(number)?);
+    }
+    let (in_turn, in_turn_whole) = (times(&machines), before.elapsed());
+    let private = private_of(&machines)?;
+    drop(machines);
+
+    let (barrier, begun) = (Barrier::new(MACHINES + 1), Instant::now());
+    let (machines, whole) = thread::scope(|scope| -> Result<_> {
+        let threads: Vec<_> = (0..MACHINES)
+            .map(|number| {
+                let (barrier, start) = (&barrier, &start);
+                scope.spawn(move || {
+                    barrier.wait();
+                    start(number)
+                })
+            })
+            .collect();
+        barrier.wait();
+        let before = begun.elapsed();
+        let machines = threads.into_iter().map(|thread| thread.join().ok().context("a panic")?);
+        let machines = machines.collect::<Result<Vec<_>>>()?;
+        Ok((machines, begun.elapsed() - before))
+    })?;
+    let at_once = times(&machines);
+    let private_at_once = private_of(&machines)?;
+
+    let row = |subject: &str, times: &Sorted, whole: Option<f64>, private: f64| Row {
+        subject: subject.into(),
+        figures: vec![Some(times.at(50)), Some(times.at(99)), whole, Some(private)],
+    };
+    let milliseconds = |time: std::time::Duration| Some(time.as_secs_f64() * 1000.0);
+    Ok(Report {
+        name: "fleet",
+        what: format!(
+            "Starts of machines with a minimal guest of 128 MiB that then stands still: one alone, \
+             {ALONE} times; {MACHINES} in turn, while those before run; {MACHINES} at once, which then \
+             share this machine's processors."
+        ),
+        subject: "machines",
+        columns: vec![
+            Column { key: "p50", title: "p50 ms", digits: 2 },
+            Column { key: "p99", title: "p99 ms", digits: 2 },
+            Column { key: "whole", title: "all ms", digits: 1 },
+            Column { key: "private_kib", title: "private KiB each", digits: 0 },
+        ],
+        rows: vec![
+            row("one", &alone, None, private_alone),
+            row("100 in turn", &in_turn, milliseconds(in_turn_whole), private),
+            row("100 at once", &at_once, milliseconds(whole), private_at_once),
+        ],
+        targets: vec![
+            Target {
+                what: "p99 of 100 in turn, of p50 of one",
+                found: in_turn.at(99) / alone.at(50),
+                at_most: 3.0,
+            },
+            Target {
+                what: "p99 of 100 at once, of p50 of one",
+                found: at_once.at(99) / alone.at(50),
+                at_most: 3.0,
+            },
+            Target {
+                what: "private memory of one of 100, of one alone",
+                found: private_at_once / private_alone,
+                at_most: 1.05,
+            },
+        ],
+    })
+}
+
+/// Figures, the least first.
+struct Sorted(Vec<f64>);
+
+impl Sorted {
+    fn new(mut figures: Vec<f64>) -> Self {
+        figures.sort_by(f64::total_cmp);
+        Self(figures)
+    }
+
+    fn at(&self, percent: usize) -> f64 {
+        self.0[(self.0.len() - 1) * percent / 100]
+    }
+}
+
+fn times(machines: &[Started]) -> Sorted {
+    Sorted::new(machines.iter().map(|machine| machine.time).collect())
+}
+
+/// The median.
+fn private_of(machines: &[Started]) -> Result<f64> {
+    let each = machines.iter().map(|machine| Ok(private_kib(machine.process.id())? as f64));
+    Ok(Sorted::new(each.collect::<Result<_>>()?).at(50))
+}
