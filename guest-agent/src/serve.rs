@@ -342,11 +342,13 @@ impl Agent {
     }
 
     fn sessions(&self, id: u64) -> AgentMessage {
+        let heard = Instant::now();
         match self.backends.choose() {
             Ok((backend, listing)) => {
                 let (sessions, omitted) = rows(listing.counted, MAX_FRAME / 4 * 3);
                 let backend = backend.name().into();
-                AgentMessage::Sessions { id, backend, sessions, omitted }
+                let worked_us = micros(heard);
+                AgentMessage::Sessions { id, backend, sessions, omitted, worked_us }
             }
             Err(error) => refused(id, format!("sessions cannot be listed: {error}")),
         }
@@ -363,10 +365,14 @@ impl Agent {
         let committed = request.resume.as_ref().is_some_and(|resume| resume.committed_ms.is_some());
         let control = Arc::new(Control::new(committed)?);
         let held = Arc::clone(&control);
+        let heard = Instant::now();
         (self.log)(if request.resume.is_some() { "logoff goes on" } else { "logoff asked for" });
         thread::Builder::new().name("logoff".into()).spawn_scoped(scope, move || {
-            let mut send = |message: AgentMessage| {
+            let mut send = |mut message: AgentMessage| {
                 self.tell(&message);
+                if let AgentMessage::Done(done) = &mut message {
+                    done.worked_us = micros(heard);
+                }
                 // First, since the host may ask for the next one as soon as it has heard this.
                 if matches!(message, AgentMessage::Done(_) | AgentMessage::Rejected { .. }) {
                     held.finish();
@@ -470,6 +476,11 @@ struct GoingDown {
     over: Arc<AtomicBool>,
     /// Dropped when the connection ends, which ends the thread.
     _connection: Sender<()>,
+}
+
+/// The time since `begun`, in microseconds.
+fn micros(begun: Instant) -> u64 {
+    u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
 /// That this agent cannot do what was asked.

@@ -68,7 +68,7 @@ fn sessions_are_listed_and_an_unknown_verb_is_rejected() {
     let login = world.login(POLITE);
     let mut host = world.host();
     host.request(1, Request::Sessions);
-    let AgentMessage::Sessions { id: 1, backend, sessions, omitted: 0 } = host.next() else {
+    let AgentMessage::Sessions { id: 1, backend, sessions, omitted: 0, .. } = host.next() else {
         panic!("no list")
     };
     assert_eq!((backend.as_str(), sessions.len()), ("utmp+proc", 1));

@@ -163,6 +163,9 @@ pub enum AgentMessage {
         sessions: Vec<SessionSummary>,
         /// How many more there are.
         omitted: u32,
+        /// Microseconds from hearing the request to this answer.
+        #[serde(default)]
+        worked_us: u64,
     },
     /// The guest can shut down or restart, and waits for [`HostMessage::Proceed`].
     PowerAccepted {
@@ -285,6 +288,9 @@ pub struct Done {
     pub error: HResult,
     /// The outcome in words; empty with success.
     pub text: String,
+    /// Microseconds from hearing the request to this; 0 where that was not taken.
+    #[serde(default)]
+    pub worked_us: u64,
     /// What became of each user's manager; at most [`MAX_ROWS`], as the lists below.
     #[serde(default)]
     pub managers: Vec<ManagerReport>,
@@ -304,7 +310,8 @@ impl Done {
     #[must_use]
     pub fn failed(id: u64, result: TaskResult, error: HResult, text: impl Into<String>) -> Self {
         let (managers, relogins, ignored, stale) = Default::default();
-        Self { id, result, error, text: text.into(), managers, relogins, ignored, stale }
+        let text = text.into();
+        Self { id, result, error, text, worked_us: 0, managers, relogins, ignored, stale }
     }
 }
 

@@ -201,4 +201,8 @@ pub struct LogoffReport {
     /// What the guest said when it was asked once more.
     #[serde(default)]
     pub second_look: SecondLook,
+    /// Microseconds that the guest has worked on it, the second look included: what the call took beyond
+    /// that, the host and the channel took.
+    #[serde(default)]
+    pub guest_us: u64,
 }

@@ -82,7 +82,7 @@ fn answers(message: HostMessage, manner: Manner) -> Vec<AgentMessage> {
         (Request::Power(_), _) => AgentMessage::PowerAccepted { id, init: "test".into() },
         (Request::Sessions, Manner::Ends(..)) => {
             let (backend, sessions, omitted) = ("test".into(), Vec::new(), 0);
-            return vec![AgentMessage::Sessions { id, backend, sessions, omitted }];
+            return vec![AgentMessage::Sessions { id, backend, sessions, omitted, worked_us: 0 }];
         }
         _ => return Vec::new(),
     };

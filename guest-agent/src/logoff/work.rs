@@ -334,6 +334,7 @@ impl<'a> Work<'a> {
             result,
             error,
             text,
+            worked_us: 0,
             managers,
             relogins: rows(counted),
             ignored: rows(ignored),

@@ -272,7 +272,13 @@ impl Agent {
     fn answer_second_look(&mut self, sessions: Vec<SessionSummary>) {
         let (id, request) = self.request();
         assert_eq!(request, Request::Sessions);
-        self.say(&AgentMessage::Sessions { id, backend: "test".into(), sessions, omitted: 0 });
+        self.say(&AgentMessage::Sessions {
+            id,
+            backend: "test".into(),
+            sessions,
+            omitted: 0,
+            worked_us: 0,
+        });
     }
 }
 
@@ -573,7 +579,7 @@ fn evil_answers(id: u64, request: &Request) -> Vec<AgentMessage> {
     match request {
         Request::Sessions => {
             let sessions = vec![evil_session(), evil_session()];
-            vec![AgentMessage::Sessions { id, backend: evil(), sessions, omitted: 0 }]
+            vec![AgentMessage::Sessions { id, backend: evil(), sessions, omitted: 0, worked_us: 0 }]
         }
         Request::Logoff(_) => {
             let survivors = vec![Process { pid: 1, comm: evil() }; 40];

@@ -75,7 +75,13 @@ impl Agent {
                 let remaining = self.ended.load(Ordering::Relaxed)..2;
                 let sessions = remaining.map(|number| row(number, None).session).collect();
                 let backend = "test".into();
-                self.say(&AgentMessage::Sessions { id, backend, sessions, omitted: 0 });
+                self.say(&AgentMessage::Sessions {
+                    id,
+                    backend,
+                    sessions,
+                    omitted: 0,
+                    worked_us: 0,
+                });
             }
             HostMessage::Request { id, request: message::Request::Logoff(_) } => {
                 let (backend, sessions, managers) = ("test".into(), 2, 0);
@@ -126,6 +132,7 @@ impl Agent {
             result,
             error,
             text: String::new(),
+            worked_us: 0,
             managers: Vec::new(),
             relogins: Vec::new(),
             ignored: Vec::new(),

@@ -302,6 +302,7 @@ impl Operation {
     /// The guest says that it is done, and is believed unless it contradicts itself. Gives the
     /// operation back if it has succeeded by all that it has said so far.
     pub(super) fn done(mut self, done: Done) -> Option<Self> {
+        self.report.guest_us = self.report.guest_us.saturating_add(done.worked_us);
         self.report.managers = done.managers;
         self.report.relogins = done.relogins;
         self.report.ignored = done.ignored;
@@ -344,8 +345,9 @@ impl Operation {
         self.give_up = None;
     }
 
-    /// The guest lists these `sessions` after it has claimed success.
-    pub(super) fn compare(mut self, sessions: &[SessionSummary]) {
+    /// The guest lists these `sessions` after it has claimed success, and has worked so long on that.
+    pub(super) fn compare(mut self, sessions: &[SessionSummary], worked_us: u64) {
+        self.report.guest_us = self.report.guest_us.saturating_add(worked_us);
         let mut remaining = 0;
         for row in &mut self.report.sessions {
             if sessions.iter().any(|session| session.is(&row.session)) {

@@ -62,6 +62,7 @@ impl Host {
             backend: String::new(),
             sessions: Vec::new(),
             omitted: 0,
+            worked_us: 0,
         });
         asking.join().unwrap().unwrap();
     }

@@ -143,7 +143,13 @@ fn somebody_is_logged_on_if_the_guest_has_a_session_and_never_in_a_seamless_one(
         let asking = call(&host, |guest| guest.is_user_logged_on(1));
         let (id, _) = agent.request();
         let somebody = !sessions.is_empty();
-        agent.say(&AgentMessage::Sessions { id, backend: String::new(), sessions, omitted: 0 });
+        agent.say(&AgentMessage::Sessions {
+            id,
+            backend: String::new(),
+            sessions,
+            omitted: 0,
+            worked_us: 0,
+        });
         assert_eq!(asking.join().unwrap().unwrap(), somebody);
     }
 }

@@ -22,7 +22,7 @@ fn case_46_replies_to_nothing_that_was_asked_are_dropped_and_counted() {
         let error = HResult::ERROR_ACCESS_DENIED;
         agent.say(&AgentMessage::Rejected { id, error, text: String::new() });
         let (backend, sessions, omitted) = Default::default();
-        agent.say(&AgentMessage::Sessions { id, backend, sessions, omitted });
+        agent.say(&AgentMessage::Sessions { id, backend, sessions, omitted, worked_us: 0 });
     }
     host.settle(&mut agent);
     assert_eq!(host.guest().agent().dropped, 7 * strangers.len() as u64);
@@ -31,7 +31,7 @@ fn case_46_replies_to_nothing_that_was_asked_are_dropped_and_counted() {
 
     // The answer to another request is none to this one, and what is over is over.
     let (backend, sessions, omitted) = Default::default();
-    agent.say(&AgentMessage::Sessions { id, backend, sessions, omitted });
+    agent.say(&AgentMessage::Sessions { id, backend, sessions, omitted, worked_us: 0 });
     agent.commit(id, 1);
     agent.succeed(id, 1);
     assert_eq!(end(&task), SUCCESS);
@@ -235,7 +235,13 @@ fn case_49_the_guests_words_are_bounded_and_cannot_steer_a_terminal_wherever_the
     let asking = call(&host, |guest| guest.sessions());
     let (id, _) = agent.request();
     let backend = evil.clone();
-    agent.say(&AgentMessage::Sessions { id, backend, sessions: vec![session()], omitted: 0 });
+    agent.say(&AgentMessage::Sessions {
+        id,
+        backend,
+        sessions: vec![session()],
+        omitted: 0,
+        worked_us: 0,
+    });
     let list = asking.join().unwrap().unwrap();
     assert_clean(&list.backend);
     assert_session(&list.sessions[0]);

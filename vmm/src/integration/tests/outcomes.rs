@@ -120,7 +120,13 @@ fn claimed(patience: Duration) -> (Host, Agent, Task) {
 }
 
 fn list(agent: &mut Agent, id: u64, sessions: Vec<SessionSummary>) {
-    agent.say(&AgentMessage::Sessions { id, backend: "test".into(), sessions, omitted: 0 });
+    agent.say(&AgentMessage::Sessions {
+        id,
+        backend: "test".into(),
+        sessions,
+        omitted: 0,
+        worked_us: 9,
+    });
 }
 
 fn second_look(agent: &mut Agent) -> u64 {
@@ -233,6 +239,7 @@ fn success_carries_the_whole_report() {
         row(2, Some(Outcome::Vanished)),
     ];
     let done = Done {
+        worked_us: 5000,
         managers: vec![manager.clone()],
         relogins: vec![summary("relogin")],
         ignored: vec![summary("greeter")],
@@ -253,6 +260,7 @@ fn success_carries_the_whole_report() {
         ignored: vec![summary("greeter")],
         stale: vec![summary("stale")],
         second_look: SecondLook::NotTaken,
+        guest_us: 5000,
     };
     assert_eq!(report, expected);
 }

@@ -271,7 +271,9 @@ impl Worker {
         let waits = |operation: &mut Operation| operation.key == key && operation.looking.is_some();
         let Some(operation) = self.operation.take_if(waits) else { return };
         match message {
-            AgentMessage::Sessions { sessions, .. } => operation.compare(&sessions),
+            AgentMessage::Sessions { sessions, worked_us, .. } => {
+                operation.compare(&sessions, worked_us);
+            }
             _ => operation.succeed(SecondLook::NotTaken),
         }
     }
