@@ -15,6 +15,7 @@ use protocol::message::{AgentMessage, Done, LogoffRequest, Progress};
 use protocol::task::{SessionSummary, TaskResult};
 use rustix::io::Errno;
 use rustix::process::Signal;
+use rustix::time::{ClockId, clock_gettime};
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::time::{Duration, Instant};
@@ -55,6 +56,8 @@ pub(super) struct Work<'a> {
     /// Runs from the commit on, also where an earlier agent committed.
     committed: Option<Stopwatch>,
     looked: Instant,
+    /// The processor's time that the latest look took.
+    effort: Duration,
     ticked: Option<Instant>,
     done: u32,
 }
@@ -80,6 +83,7 @@ impl<'a> Work<'a> {
             watched: HashMap::new(),
             committed: None,
             looked: Instant::now(),
+            effort: Duration::ZERO,
             ticked: None,
             done: 0,
         }
@@ -215,6 +219,7 @@ impl<'a> Work<'a> {
 
     /// Looks at every session anew, and twice where one seems to have ended.
     fn look(&mut self) -> Result<(), Stop> {
+        let begun = processor_time();
         // First, so that what changes from now on is not overlooked.
         self.backend.clear();
         let first = self.sights()?;
@@ -230,6 +235,7 @@ impl<'a> Work<'a> {
             tracked.update(sight, was_over, elapsed);
         }
         self.looked = Instant::now();
+        self.effort = processor_time().saturating_sub(begun);
         let left: HashSet<Identity> = self.left().collect();
         self.watched.retain(|identity, _| left.contains(identity));
         self.report()
@@ -341,6 +347,12 @@ impl<'a> Work<'a> {
             stale: rows(stale),
         }))
     }
+}
+
+/// What this thread has had of the processor.
+fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
 }
 
 /// Whether a hold may be had later: memory or descriptors are short now.

@@ -10,8 +10,12 @@ use rustix::io::Errno;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-/// The shortest time between two looks, whatever happens.
-const PAUSE: Duration = Duration::from_millis(20);
+/// The shortest time between two looks, whatever happens, and the longest that has to be.
+const PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+/// So much longer than the processor's work for a look is the pause after it: whoever is asked works,
+/// too, and those who are to leave need the processor as well.
+const REST: u32 = 4;
 
 impl Work<'_> {
     /// Takes a hold on the processes that nobody watches yet.
@@ -36,8 +40,9 @@ impl Work<'_> {
     /// Waits until all watched processes of some session have ended, or the backend has heard of a
     /// change, but not longer than `limit` and not longer than a tick.
     pub(super) fn wait(&mut self, limit: Duration) -> Result<(), Stop> {
-        let until = self.looked + limit.min(TICK).max(PAUSE);
-        let earliest = self.looked + PAUSE;
+        let pause = (self.effort * REST).clamp(PAUSE, LONGEST_PAUSE);
+        let until = self.looked + limit.min(TICK).max(pause);
+        let earliest = self.looked + pause;
         // One that seems to be over is looked at again soon.
         let mut quiet = self.managers.is_quiet() || self.sessions.iter().any(Tracked::is_quiet);
         loop {
