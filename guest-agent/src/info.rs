@@ -4,12 +4,10 @@ use crate::logind::LoginManager;
 use crate::process::read_at_most;
 use crate::sessions::clean;
 use protocol::info::OsInfo;
-use rustix::event::{EventfdFlags, eventfd};
 use rustix::system::uname;
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 /// Bytes of an os-release file that are read.
 const MAX_OS_RELEASE: usize = 64 * 1024;
@@ -63,9 +61,7 @@ impl Info {
     /// # Errors
     /// logind is there and does not answer.
     pub fn screen_locked(&self) -> io::Result<Option<bool>> {
-        // Nobody waits for it.
-        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        match LoginManager::connect(&self.root, wake) {
+        match LoginManager::connect(&self.root) {
             Ok(manager) => Ok(Some(manager.is_screen_locked()?)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),

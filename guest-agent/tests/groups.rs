@@ -136,3 +136,78 @@ fn on_elogind_without_control_groups_the_audit_session_decides() {
     add(&logins, &[("7", 1000, 500)]);
     assert_eq!(who(&backend(&guest, &logins)), [("7".to_owned(), vec![500, 510, 520])]);
 }
+
+/// Writes out systemd's control groups of uid 1000 with these units, and who is in them.
+fn write_tree(logins: &Logins, units: &[(&str, &[u32])]) {
+    let users = logins.root().join("sys/fs/cgroup/user.slice");
+    let list =
+        |pids: &[u32]| pids.iter().map(|pid| format!("{}\n", real(*pid))).collect::<String>();
+    std::fs::create_dir_all(&users).unwrap();
+    std::fs::write(users.join("cgroup.procs"), "").unwrap();
+    for (unit, pids) in units {
+        let group = users.join("user-1000.slice").join(unit);
+        std::fs::create_dir_all(&group).unwrap();
+        std::fs::write(group.join("cgroup.procs"), list(pids)).unwrap();
+    }
+}
+
+#[test]
+fn the_lists_of_the_groups_are_enough_while_a_sessions_leader_is_in_its_scope_or_has_gone() {
+    let Some(logins) = Logins::systemd() else { return };
+    write_tree(
+        &logins,
+        &[
+            ("session-1.scope", &[500, 510]),
+            // What has a group of its own below the session's is the session's, too.
+            ("session-1.scope/inner", &[520]),
+            ("user@1000.service", &[]),
+            ("user@1000.service/init.scope", &[600, 610]),
+            ("user@1000.service/app.slice/job.service", &[620]),
+        ],
+    );
+    let guest = Guest::new(&debian());
+    add(&logins, &[("1", 1000, 500)]);
+    let backend = backend(&guest, &logins);
+    let listing = backend.list().unwrap();
+    // 530 says that it is in the session's group, and is in no list: nobody has looked at it.
+    let all = [("1".to_owned(), vec![500, 510, 520])];
+    assert_eq!(who(&backend), all);
+    let managers = backend.managers(&[&listing.counted[0]]).unwrap();
+    assert_eq!(sorted(&managers[0].members), [600, 610, 620]);
+
+    let mut left = debian();
+    left.retain(|process| process.pid != 500);
+    guest.show(&left);
+    assert_eq!(numbers(&backend, &listing.counted, &HashSet::new()), [[510, 520]]);
+    left.retain(|process| process.pid != 510 && process.pid != 520);
+    guest.show(&left);
+    assert_eq!(numbers(&backend, &listing.counted, &HashSet::new()), [Vec::<u32>::new()]);
+
+    // Without them nobody could be told to be there.
+    guest.show(&[]);
+    std::fs::remove_dir_all(guest.path("proc")).unwrap();
+    assert!(backend.list().is_err());
+}
+
+#[test]
+fn every_process_is_looked_at_where_the_lists_of_the_groups_do_not_say_all() {
+    let Some(logins) = Logins::systemd() else { return };
+    write_tree(&logins, &[("session-1.scope", &[])]);
+    // A leader that has not been put into its scope, and what it has started there.
+    let outside = [
+        p(500, 1, 500, TTY1, "login"),
+        p(510, 500, 510, TTY1, "bash").of(1000),
+        p(600, 1, 600, NO_TTY, "systemd").of(1000).group(USER),
+    ];
+    let guest = Guest::new(&outside);
+    add(&logins, &[("1", 1000, 500)]);
+    let backend = backend(&guest, &logins);
+    assert_eq!(who(&backend), [("1".to_owned(), vec![500, 510])]);
+    let listing = backend.list().unwrap();
+    // Once they are known as such they are followed where they are, also when the leader has gone.
+    guest.show(&outside[1..]);
+    let seen = HashSet::from([guest_agent::process::Identity { pid: real(510), start: 510 }]);
+    let known =
+        guest_agent::sessions::Known { session: &listing.counted[0], seen: &seen, loose: &seen };
+    assert_eq!(sorted(&backend.look(&[known]).unwrap()[0].members), [510]);
+}

@@ -57,6 +57,7 @@ impl From<CallError> for io::Error {
 }
 
 /// A connection to a bus.
+#[derive(Debug)]
 pub(crate) struct Bus {
     connection: Connection,
     socket: UnixStream,

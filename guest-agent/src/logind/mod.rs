@@ -9,6 +9,7 @@ pub(crate) use bus::CallError;
 
 use crate::sessions::clean;
 use bus::{Bus, Target};
+use rustix::event::{EventfdFlags, eventfd};
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -83,25 +84,36 @@ impl Details {
 }
 
 /// A connection to the login manager.
+#[derive(Debug)]
 pub(crate) struct LoginManager {
     bus: Bus,
+    wake: Arc<OwnedFd>,
 }
 
 impl LoginManager {
-    /// Connects to the login manager of the guest whose files are below `root`, and makes `wake`,
-    /// an eventfd, readable when sessions come and go and when the connection ends. It lasts when
-    /// the manager is restarted.
+    /// Connects to the login manager of the guest whose files are below `root`. The connection lasts
+    /// when the manager is restarted.
     ///
     /// # Errors
     /// `NotFound` where the guest has none; else the bus does not let the agent in.
-    pub(crate) fn connect(root: &Path, wake: Arc<OwnedFd>) -> io::Result<Self> {
+    pub(crate) fn connect(root: &Path) -> io::Result<Self> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        Self::connect_waking(root, Arc::new(eventfd(0, flags)?))
+    }
+
+    /// The same, making `wake`, an eventfd, readable when sessions come and go and when the connection
+    /// ends.
+    ///
+    /// # Errors
+    /// As above.
+    pub(crate) fn connect_waking(root: &Path, wake: Arc<OwnedFd>) -> io::Result<Self> {
         if !root.join(SEATS).is_dir() {
             return Err(io::Error::new(io::ErrorKind::NotFound, "the guest has no logind"));
         }
         let mut sockets = SOCKETS.iter().map(|socket| root.join(socket));
         let socket = sockets.find(|socket| socket.exists()).unwrap_or(root.join(SOCKETS[0]));
-        match Bus::connect(&socket, MANAGER, wake) {
-            Ok(bus) => Ok(Self { bus }),
+        match Bus::connect(&socket, MANAGER, Arc::clone(&wake)) {
+            Ok(bus) => Ok(Self { bus, wake }),
             Err(error) => {
                 // A guest with logind has a bus, whatever has become of it.
                 let kind = match error.kind() {
@@ -111,6 +123,11 @@ impl LoginManager {
                 Err(io::Error::new(kind, format!("no system bus: {error}")))
             }
         }
+    }
+
+    /// Readable when sessions have come or gone, or the connection has ended.
+    pub(crate) fn wake(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.wake)
     }
 
     /// All sessions of every class, in no particular order.

@@ -117,25 +117,43 @@ impl Proc {
     /// The directory cannot be read or does not show processes. A process that ends meanwhile is no
     /// error.
     pub fn table(&self) -> io::Result<Table> {
-        let audited = self.root.join("self/sessionid").exists();
-        let mut processes = Vec::new();
+        let mut pids = Vec::new();
         for entry in fs::read_dir(&self.root)? {
             let name = entry?.file_name();
-            let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
-            if let Some(process) = self.process(pid, audited) {
-                processes.push(process);
-            }
+            pids.extend(name.to_str().and_then(|name| name.parse::<u32>().ok()));
         }
+        let mut table = self.rows(pids)?;
+        if let Scope::DescendantsOf(ancestor) = self.scope {
+            table = table.descendants_of(ancestor);
+        }
+        Ok(table)
+    }
+
+    /// Those of `pids` that there are, and process 1.
+    ///
+    /// # Errors
+    /// The directory does not show processes, or the scope is not everyone: who descends from whom is
+    /// seen only where all are looked at.
+    pub fn table_of(&self, mut pids: Vec<u32>) -> io::Result<Table> {
+        if self.scope != Scope::Everyone {
+            return Err(io::Error::other("a part of the processes does not show who is in scope"));
+        }
+        pids.push(1);
+        pids.sort_unstable();
+        pids.dedup();
+        self.rows(pids)
+    }
+
+    fn rows(&self, pids: Vec<u32>) -> io::Result<Table> {
+        let audited = self.root.join("self/sessionid").exists();
+        let rows = pids.into_iter().filter_map(|pid| self.process(pid, audited));
+        let processes: Vec<Process> = rows.collect();
         // Where no process is seen nobody seems to be logged on.
         if !processes.iter().any(|process| process.identity.pid == 1) {
             let text = format!("no process 1 in {}", self.root.display());
             return Err(io::Error::new(io::ErrorKind::NotFound, text));
         }
-        let mut table = Table::new(processes);
-        if let Scope::DescendantsOf(ancestor) = self.scope {
-            table = table.descendants_of(ancestor);
-        }
-        Ok(table)
+        Ok(Table::new(processes))
     }
 
     /// One process, or none if it has gone or makes no sense.
@@ -167,6 +185,12 @@ impl Proc {
             return (process.uid == Some(0)).then_some(Door::Login);
         }
         ssh_door(&self.read(process.pid(), "cmdline", TITLE_BYTES).ok()?)
+    }
+
+    /// Whether a process with this id lives.
+    #[must_use]
+    pub fn is_alive(&self, pid: u32) -> bool {
+        self.stat(pid).is_some_and(|process| !process.dead)
     }
 
     /// Which process has this id now.

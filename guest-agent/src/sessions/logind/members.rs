@@ -1,20 +1,27 @@
 //! Which processes a session, or a user's manager, has.
 
 use super::cgroup::{Place, of_elogind, of_systemd};
+use super::tree::Tree;
 use crate::process::{Proc, Process, Table};
 use crate::sessions::proc::{Mark, is_touchable, owners};
 use crate::sessions::united::leader;
 use crate::sessions::{Known, Member};
 use std::collections::{HashMap, HashSet};
+use std::io;
 
 /// The control groups of a guest's processes.
 pub(super) struct Groups {
     /// Whether they are systemd's, and not elogind's.
     pub(super) systemd: bool,
     pub(super) proc: Proc,
+    /// The groups' own lists, where they say all.
+    pub(super) tree: Option<Tree>,
     /// What `/proc/PID/cgroup` says of a process.
-    pub(super) of: Box<dyn Fn(u32) -> Option<Vec<u8>> + Send + Sync>,
+    pub(super) of: GroupsOf,
 }
+
+/// Gives what `/proc/PID/cgroup` says of a process.
+pub(super) type GroupsOf = Box<dyn Fn(u32) -> Option<Vec<u8>> + Send + Sync>;
 
 /// Whose a process is.
 struct Owner {
@@ -36,7 +43,34 @@ enum Found {
     Other,
 }
 
+/// A session as far as a search for its processes has to know it.
+pub(super) struct Wanted<'a> {
+    pub(super) id: &'a str,
+    pub(super) uid: u32,
+    /// Its leader's process id; 0 if it has none.
+    pub(super) leader: u32,
+}
+
 impl Groups {
+    /// A table in which all processes of `sessions` are, and `others`.
+    ///
+    /// A session's are in its group, and nowhere else as long as its leader is there or has gone: it is
+    /// from a leader outside that others are told.
+    pub(super) fn table(&self, sessions: &[Wanted<'_>], others: &[u32]) -> io::Result<Table> {
+        let listed = |tree: &Tree| {
+            let mut pids = others.to_vec();
+            for &Wanted { id, uid, leader } in sessions {
+                let group = tree.session(uid, id).ok()?;
+                if leader != 0 && !group.contains(&leader) && self.proc.is_alive(leader) {
+                    return None;
+                }
+                pids.extend(group);
+            }
+            self.proc.table_of(pids).ok()
+        };
+        self.tree.as_ref().and_then(listed).map_or_else(|| self.proc.table(), Ok)
+    }
+
     /// The processes of `sessions`, in their order; of those in `reused`, whose name is now
     /// another's, only what was seen in them before.
     pub(super) fn members(
@@ -82,7 +116,7 @@ impl Groups {
             by_seen.extend(seen.iter().map(|identity| (*identity, index)));
         }
         let place = |process: &Process| {
-            let groups = (self.of)(process.pid()).filter(|_| is_touchable(process));
+            let groups = is_touchable(process).then(|| (self.of)(process.pid())).flatten();
             groups.map_or(Found::Other, |groups| match of_systemd(&groups) {
                 Place::Session(id) => match by_id.get(id) {
                     Some(index) => Found::In(*index),
@@ -153,8 +187,13 @@ impl Groups {
         owners(&table, &marks).into_iter().map(owned).collect()
     }
 
-    /// The processes of the users' managers and of what these have started, by the users' numbers.
-    pub(super) fn of_managers(&self, table: &Table) -> HashMap<u32, Vec<Member>> {
+    /// The processes of the managers of `uids`, and of what these have started, by the users' numbers.
+    pub(super) fn of_managers(&self, uids: &[u32]) -> io::Result<HashMap<u32, Vec<Member>>> {
+        let listed = |tree: &Tree| {
+            let pids = uids.iter().map(|uid| tree.manager(*uid)).collect::<io::Result<Vec<_>>>();
+            self.proc.table_of(pids.ok()?.concat()).ok()
+        };
+        let table = self.tree.as_ref().and_then(listed).map_or_else(|| self.proc.table(), Ok)?;
         let mut members: HashMap<u32, Vec<Member>> = HashMap::new();
         for process in table.processes().iter().filter(|process| is_touchable(process)) {
             let groups = (self.of)(process.pid()).unwrap_or_default();
@@ -162,6 +201,6 @@ impl Groups {
                 members.entry(uid).or_default().push(Member::of(process));
             }
         }
-        members
+        Ok(members)
     }
 }

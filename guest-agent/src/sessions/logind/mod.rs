@@ -16,23 +16,25 @@
 
 mod cgroup;
 mod members;
+mod tree;
 
 use super::proc::is_touchable;
 use super::united::write_to_terminal;
 use super::{Backend, Known, Listing, Manager, Member, Sight};
 use crate::logind::{CallError, Details, Listed, LoginManager};
 use crate::process::{Handle, Identity, Proc, Scope, TICKS_PER_SECOND, Table, tty_name};
-use members::Groups;
+use members::{Groups, GroupsOf, Wanted};
 use protocol::task::SessionSummary;
-use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::Signal;
 use rustix::time::{ClockId, clock_gettime};
+use std::cell::LazyCell;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tree::Tree;
 
 /// The folder that is there where systemd is process 1: sd_booted(3).
 const SYSTEMD: &str = "run/systemd/system";
@@ -63,37 +65,42 @@ struct State {
     deaf_until: Option<Instant>,
     /// Sessions that have ended. One of the same name that comes later is another one.
     gone: HashSet<String>,
+    /// Users whose manager it was asked to stop.
+    stopping: HashSet<u32>,
 }
 
 impl Logind {
-    /// The sessions of the guest whose files are below `root`, within `scope`.
+    /// The sessions of the guest whose files are below `root`, within `scope`, as `manager` has them.
+    pub(super) fn over(manager: Arc<LoginManager>, root: &Path, scope: Scope) -> Self {
+        let proc = Proc::new(&root.join("proc"), scope);
+        let reader = proc.clone();
+        Self::new(manager, root, proc, Box::new(move |pid| reader.cgroups(pid)))
+    }
+
+    /// The same over a connection of its own, with a `proc` that is elsewhere, and another way to know
+    /// control groups.
     ///
     /// # Errors
     /// `NotFound` where the guest has no login manager; else the bus cannot be reached.
-    pub fn connect(root: &Path, scope: Scope) -> io::Result<Self> {
-        let proc = Proc::new(&root.join("proc"), scope);
-        let reader = proc.clone();
-        Self::with_cgroups(root, proc, move |pid| reader.cgroups(pid))
-    }
-
-    /// The same with a `proc` that is elsewhere, and another way to know control groups.
-    ///
-    /// # Errors
-    /// As [`connect`](Self::connect).
     pub fn with_cgroups(
         root: &Path,
         proc: Proc,
         cgroups: impl Fn(u32) -> Option<Vec<u8>> + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        let manager = LoginManager::connect(root, Arc::clone(&wake))?;
-        let state = State { manager: Some(Arc::new(manager)), ..State::default() };
+        Ok(Self::new(Arc::new(LoginManager::connect(root)?), root, proc, Box::new(cgroups)))
+    }
+
+    fn new(manager: Arc<LoginManager>, root: &Path, proc: Proc, cgroups: GroupsOf) -> Self {
+        let wake = manager.wake();
+        let state = State { manager: Some(manager), ..State::default() };
+        let systemd = root.join(SYSTEMD).is_dir();
         let groups = Groups {
-            systemd: root.join(SYSTEMD).is_dir(),
+            systemd,
             proc: proc.clone(),
-            of: Box::new(cgroups),
+            tree: Tree::of(root).filter(|_| systemd),
+            of: cgroups,
         };
-        Ok(Self { root: root.to_owned(), proc, groups, wake, state: Mutex::new(state) })
+        Self { root: root.to_owned(), proc, groups, wake, state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -126,7 +133,7 @@ impl Logind {
             return Ok(Arc::clone(manager));
         }
         state.manager = None;
-        let manager = LoginManager::connect(&self.root, Arc::clone(&self.wake));
+        let manager = LoginManager::connect_waking(&self.root, Arc::clone(&self.wake));
         let manager = Arc::new(manager.map_err(CallError::Lost)?);
         state.manager = Some(Arc::clone(&manager));
         Ok(manager)
@@ -159,13 +166,7 @@ impl Logind {
     }
 
     /// Why `uid`'s manager has to stay, if it has.
-    fn keep(
-        &self,
-        uid: u32,
-        table: &Table,
-        sessions: &[(Listed, Details)],
-        snapshot: &[&SessionSummary],
-    ) -> Option<String> {
+    fn keep(&self, uid: u32, sessions: &[Listed], snapshot: &[&SessionSummary]) -> Option<String> {
         match self.ask(|manager| manager.lingers(uid)) {
             Ok(true) => return Some("linger".into()),
             Ok(false) | Err(CallError::Absent) => {}
@@ -173,23 +174,38 @@ impl Logind {
             Err(error) => return Some(error.to_string()),
         }
         let gone = self.state().gone.clone();
-        let others = sessions.iter().filter(|(listed, details)| {
-            let known = snapshot.iter().any(|one| one.id == listed.id && !gone.contains(&one.id));
-            // A manager's own session is the manager.
-            listed.uid == uid && !known && !details.class.starts_with("manager")
-        });
-        let mut reasons = others.filter_map(|(listed, details)| {
-            let summary = summary(table, listed, details);
-            if details.is_users() {
-                let seen = HashSet::new();
-                let known = [Known { session: &summary, seen: &seen, loose: &seen }];
-                let empty = self.groups.members(table, &known, &HashSet::new())[0].is_empty();
-                return (summary.leader != 0 || !empty).then(|| "relogin".to_owned());
+        let known =
+            |id: &String| snapshot.iter().any(|one| one.id == *id && !gone.contains(&one.id));
+        for listed in sessions.iter().filter(|one| one.uid == uid && !known(&one.id)) {
+            match self.ask(|manager| manager.details(listed)) {
+                Ok(details) => match self.stays_for(listed, &details) {
+                    Ok(None) => {}
+                    Ok(reason) => return reason,
+                    Err(error) => return Some(error.to_string()),
+                },
+                // It has gone meanwhile.
+                Err(CallError::Absent) => {}
+                Err(_) => return Some(SILENT.into()),
             }
-            let background = details.class.starts_with("background");
-            Some(if background { "background".into() } else { details.class.clone() })
-        });
-        reasons.next()
+        }
+        None
+    }
+
+    /// Why a manager has to stay for the session `listed` of its user, if it has.
+    fn stays_for(&self, listed: &Listed, details: &Details) -> io::Result<Option<String>> {
+        let class = &details.class;
+        if !details.is_users() {
+            let background = class.starts_with("background");
+            let reason = if background { "background" } else { class };
+            // A manager's own session is the manager.
+            return Ok((!class.starts_with("manager")).then(|| reason.to_owned()));
+        }
+        let table = self.groups.table(&[wanted(listed, details)], &[])?;
+        let summary = summary(&table, listed, details);
+        let seen = HashSet::new();
+        let known = [Known { session: &summary, seen: &seen, loose: &seen }];
+        let empty = self.groups.members(&table, &known, &HashSet::new())[0].is_empty();
+        Ok((summary.leader != 0 || !empty).then(|| "relogin".to_owned()))
     }
 }
 
@@ -200,7 +216,11 @@ impl Backend for Logind {
 
     fn list(&self) -> io::Result<Listing> {
         let sessions = self.sessions()?;
-        let table = self.proc.table()?;
+        let users = sessions.iter().filter(|(_, details)| details.is_users());
+        let users: Vec<Wanted<'_>> =
+            users.map(|(listed, details)| wanted(listed, details)).collect();
+        let leaders: Vec<u32> = sessions.iter().map(|(_, details)| details.leader).collect();
+        let table = self.groups.table(&users, &leaders)?;
         let mut listing = Listing::default();
         let mut users = Vec::new();
         for (listed, details) in &sessions {
@@ -240,7 +260,17 @@ impl Backend for Logind {
                 }
             }
         }
-        let table = self.proc.table()?;
+        let told_by_groups = reused.is_empty() && sessions.iter().all(|one| one.loose.is_empty());
+        let table = if told_by_groups {
+            let sessions = sessions.iter().map(|Known { session, .. }| Wanted {
+                id: &session.id,
+                uid: session.uid,
+                leader: session.leader,
+            });
+            self.groups.table(&sessions.collect::<Vec<_>>(), &[])?
+        } else {
+            self.proc.table()?
+        };
         let members = self.groups.members(&table, sessions, &reused);
         let sight = |(index, members): (usize, Vec<Member>)| {
             let id = &sessions[index].session.id;
@@ -267,13 +297,17 @@ impl Backend for Logind {
                 managers.push(Manager { uid, user, ..Manager::default() });
             }
         }
-        let sessions = self.sessions();
-        let table = self.proc.table()?;
-        let mut members = self.groups.of_managers(&table);
+        let sessions = LazyCell::new(|| self.ask(LoginManager::sessions));
+        let uids: Vec<u32> = managers.iter().map(|manager| manager.uid).collect();
+        let mut members = self.groups.of_managers(&uids)?;
         for manager in &mut managers {
             manager.members = members.remove(&manager.uid).unwrap_or_default();
-            manager.keep = match &sessions {
-                Ok(sessions) => self.keep(manager.uid, &table, sessions, snapshot),
+            if manager.members.is_empty() && self.state().stopping.contains(&manager.uid) {
+                // It has stopped, whatever it could have been kept for.
+                continue;
+            }
+            manager.keep = match &*sessions {
+                Ok(sessions) => self.keep(manager.uid, sessions, snapshot),
                 Err(_) => Some(SILENT.into()),
             };
             manager.silent = manager.keep.as_deref() == Some(SILENT);
@@ -305,6 +339,7 @@ impl Backend for Logind {
     }
 
     fn stop_manager(&self, uid: u32) -> io::Result<()> {
+        self.state().stopping.insert(uid);
         match self.ask(|manager| manager.terminate_user(uid)) {
             // logind has forgotten the user, and the manager is on its way.
             Ok(()) | Err(CallError::Absent) => Ok(()),
@@ -350,6 +385,10 @@ impl Backend for Logind {
     fn going_down(&self) -> bool {
         self.ask(LoginManager::is_going_down).unwrap_or(false)
     }
+}
+
+fn wanted<'a>(listed: &'a Listed, details: &Details) -> Wanted<'a> {
+    Wanted { id: &listed.id, uid: listed.uid, leader: details.leader }
 }
 
 /// What is known of a session. Its leader is left out if it has gone.
