@@ -97,6 +97,8 @@ pub struct Recipe {
     pub append: String,
     /// Disks, as `--disk` takes them.
     pub disks: Vec<String>,
+    /// Network interfaces, as `--net` takes them.
+    pub nets: Vec<String>,
     /// Show the console on standard error.
     pub echo: bool,
 }
@@ -114,6 +116,7 @@ impl Recipe {
             cpus: 1,
             append: format!("quiet logins={logins}"),
             disks: Vec::new(),
+            nets: Vec::new(),
             echo: false,
         }
     }
@@ -135,7 +138,8 @@ impl Recipe {
             .arg("--initrd")
             .arg(&self.initrd)
             .args(["--cpus", &self.cpus.to_string(), "--append", &self.append])
-            .args(self.disks.iter().flat_map(|disk| ["--disk", disk]));
+            .args(self.disks.iter().flat_map(|disk| ["--disk", disk]))
+            .args(self.nets.iter().flat_map(|net| ["--net", net]));
         command
     }
 }

@@ -54,7 +54,13 @@ impl Stage {
     /// Boots `debian`, and sees to it that it has an agent: one that came by itself, or that a
     /// person installs.
     pub fn boot(debian: Debian) -> Self {
-        let mut stage = Self { machine: Machine::start(&recipe(debian)), debian };
+        Self::boot_with(debian, Vec::new())
+    }
+
+    /// The same, with these network interfaces.
+    pub fn boot_with(debian: Debian, nets: Vec<String>) -> Self {
+        let recipe = Recipe { nets, ..recipe(debian) };
+        let mut stage = Self { machine: Machine::start(&recipe), debian };
         stage.machine.wait_for_shell();
         stage.get_agent();
         stage
@@ -256,6 +262,7 @@ fn recipe(debian: Debian) -> Recipe {
         cpus: 1,
         append: "root=/dev/vda ro quiet".into(),
         disks: vec![format!("path={}", debian.file("disk").display())],
+        nets: Vec::new(),
         echo: false,
     }
 }
@@ -265,6 +272,12 @@ fn recipe(debian: Debian) -> Recipe {
 pub fn background(command: &str) -> String {
     let pipe = "/run/silence";
     format!("[ -p {pipe} ] || mkfifo {pipe}; {{ setsid {command} <> {pipe} > /dev/null 2>&1 & }}")
+}
+
+/// A shell's words that log `user` on with `login`, at a terminal of its own, where nobody types.
+#[must_use]
+pub fn login(user: &str) -> String {
+    background(&format!("script -qc 'exec login -f {user}' /dev/null"))
 }
 
 /// A shell's words that log `user` on at a terminal of its own to run `command`.

@@ -39,6 +39,11 @@ pub(crate) fn tests(names: &[&str]) -> Result<Programs> {
     statically(&arguments)
 }
 
+/// The program that takes the measurement `name` of the tests crate.
+pub(crate) fn bench(name: &str) -> Result<Programs> {
+    statically(&["build", "-p", "tests", "--bench", name, "--release"])
+}
+
 /// The program `name` of `programs`.
 pub(crate) fn take(programs: &Programs, name: &str) -> Result<PathBuf> {
     programs.get(name).cloned().with_context(|| format!("cargo built no {name}"))

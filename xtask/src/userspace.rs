@@ -73,6 +73,9 @@ pub(crate) struct Program {
 /// QEMU's judge of images.
 pub(crate) const QEMU_IMG: Program =
     Program { package: "qemu-utils", path: "usr/bin/qemu-img", files: &[] };
+/// What administrators reach machines with.
+pub(crate) const SSH: Program =
+    Program { package: "openssh-client", path: "usr/bin/ssh", files: &[] };
 /// QEMU, with the firmware of its `microvm` and `q35` machines.
 pub(crate) const QEMU: Program = Program {
     package: "qemu-system-x86",
