@@ -25,7 +25,7 @@ use vmm::state::VmState;
 /// A bound against hanging.
 const LIMIT: Duration = Duration::from_secs(60);
 /// What a machine without an agent may answer to anything.
-const DOCUMENTED: [HResult; 8] = [
+const DOCUMENTED: [HResult; 9] = [
     HResult::S_OK,
     HResult::E_FAIL,
     HResult::E_INVALIDARG,
@@ -33,6 +33,7 @@ const DOCUMENTED: [HResult; 8] = [
     HResult::VM_E_VM_RUNNING,
     HResult::VM_E_VM_NOT_RUNNING,
     HResult::VM_E_VM_PAUSED,
+    HResult::VM_E_APP_SHUTTING_DOWN,
     HResult::VM_E_ADDITIONS_FEATURE_NOT_AVAIL,
 ];
 
