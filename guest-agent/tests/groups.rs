@@ -179,7 +179,11 @@ fn the_lists_of_the_groups_are_enough_while_a_sessions_leader_is_in_its_scope_or
     left.retain(|process| process.pid != 500);
     guest.show(&left);
     assert_eq!(numbers(&backend, &listing.counted, &HashSet::new()), [[510, 520]]);
+    // Nobody of the list is there: who has come instead is looked for among all.
     left.retain(|process| process.pid != 510 && process.pid != 520);
+    guest.show(&left);
+    assert_eq!(numbers(&backend, &listing.counted, &HashSet::new()), [[530]]);
+    left.retain(|process| process.pid != 530);
     guest.show(&left);
     assert_eq!(numbers(&backend, &listing.counted, &HashSet::new()), [Vec::<u32>::new()]);
 
@@ -210,4 +214,58 @@ fn every_process_is_looked_at_where_the_lists_of_the_groups_do_not_say_all() {
     let known =
         guest_agent::sessions::Known { session: &listing.counted[0], seen: &seen, loose: &seen };
     assert_eq!(sorted(&backend.look(&[known]).unwrap()[0].members), [510]);
+}
+
+#[test]
+fn who_moves_between_groups_while_they_are_read_is_found_all_the_same() {
+    let Some(logins) = Logins::systemd() else { return };
+    write_tree(
+        &logins,
+        &[("session-1.scope", &[500]), ("user@1000.service", &[]), ("user@1000.service/a", &[])],
+    );
+    let guest = Guest::new(&[
+        p(500, 1, 500, TTY1, "bash").of(1000).group(SHELL),
+        p(620, 1, 620, NO_TTY, "job").of(1000).group(JOB),
+    ]);
+    add(&logins, &[("1", 1000, 500)]);
+    let backend = backend(&guest, &logins);
+    let listing = backend.list().unwrap();
+    let manager = || sorted(&backend.managers(&[&listing.counted[0]]).unwrap()[0].members);
+    let unit = logins.root().join("sys/fs/cgroup/user.slice/user-1000.slice/user@1000.service");
+    // It was in no list when that was read; the group knows.
+    std::fs::write(unit.join("cgroup.events"), "populated 1\nfrozen 0\n").unwrap();
+    assert_eq!(manager(), [620]);
+    std::fs::write(unit.join("cgroup.events"), "populated 0\nfrozen 0\n").unwrap();
+    assert_eq!(manager(), Vec::<u32>::new(), "the groups are believed where they say that");
+}
+
+#[test]
+fn every_process_is_looked_at_where_the_groups_are_too_many_or_cannot_be_read() {
+    let Some(logins) = Logins::systemd() else { return };
+    let guest = Guest::new(&debian());
+    add(&logins, &[("1", 1000, 500)]);
+    write_tree(&logins, &[]);
+    let backend = backend(&guest, &logins);
+    let all = [("1".to_owned(), vec![500, 510, 520, 530])];
+    let scope = logins.root().join("sys/fs/cgroup/user.slice/user-1000.slice/session-1.scope");
+    let spoil: [fn(&std::path::Path); 3] = [
+        |scope| {
+            for number in 0..1_024 {
+                std::fs::create_dir_all(scope.join(format!("{number}"))).unwrap();
+            }
+        },
+        |scope| std::fs::write(scope.join("cgroup.procs"), vec![b'\n'; 1 << 20]).unwrap(),
+        // A directory can be read no more than the list of a threaded group.
+        |scope| {
+            std::fs::remove_file(scope.join("cgroup.procs")).unwrap();
+            std::fs::create_dir(scope.join("cgroup.procs")).unwrap();
+        },
+    ];
+    for spoil in spoil {
+        write_tree(&logins, &[("session-1.scope", &[500, 510])]);
+        assert_eq!(who(&backend), [("1".to_owned(), vec![500, 510])], "the lists are believed");
+        spoil(&scope);
+        assert_eq!(who(&backend), all);
+        std::fs::remove_dir_all(&scope).unwrap();
+    }
 }

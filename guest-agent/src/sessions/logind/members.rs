@@ -58,17 +58,28 @@ impl Groups {
     /// from a leader outside that others are told.
     pub(super) fn table(&self, sessions: &[Wanted<'_>], others: &[u32]) -> io::Result<Table> {
         let listed = |tree: &Tree| {
-            let mut pids = others.to_vec();
+            let mut groups = Vec::with_capacity(sessions.len());
             for &Wanted { id, uid, leader } in sessions {
                 let group = tree.session(uid, id).ok()?;
                 if leader != 0 && !group.contains(&leader) && self.proc.is_alive(leader) {
                     return None;
                 }
-                pids.extend(group);
+                groups.push(group);
             }
-            self.proc.table_of(pids).ok()
+            self.listed(&groups, others)
         };
         self.tree.as_ref().and_then(listed).map_or_else(|| self.proc.table(), Ok)
+    }
+
+    /// A table of who is in these lists of groups, and of `others`; none where nobody of a list is there
+    /// any more, for whoever they have started in between is in no list.
+    fn listed(&self, groups: &[Vec<u32>], others: &[u32]) -> Option<Table> {
+        let pids = groups.iter().flatten().chain(others).copied().collect();
+        let table = self.proc.table_of(pids).ok()?;
+        let is_shown = |group: &Vec<u32>| {
+            group.is_empty() || group.iter().any(|pid| table.position(*pid).is_some())
+        };
+        groups.iter().all(is_shown).then_some(table)
     }
 
     /// The processes of `sessions`, in their order; of those in `reused`, whose name is now
@@ -190,8 +201,8 @@ impl Groups {
     /// The processes of the managers of `uids`, and of what these have started, by the users' numbers.
     pub(super) fn of_managers(&self, uids: &[u32]) -> io::Result<HashMap<u32, Vec<Member>>> {
         let listed = |tree: &Tree| {
-            let pids = uids.iter().map(|uid| tree.manager(*uid)).collect::<io::Result<Vec<_>>>();
-            self.proc.table_of(pids.ok()?.concat()).ok()
+            let groups = uids.iter().map(|uid| tree.manager(*uid)).collect::<io::Result<Vec<_>>>();
+            self.listed(&groups.ok()?, &[])
         };
         let table = self.tree.as_ref().and_then(listed).map_or_else(|| self.proc.table(), Ok)?;
         let mut members: HashMap<u32, Vec<Member>> = HashMap::new();

@@ -3,6 +3,10 @@
 //! To ask a handful of groups takes a fraction of the time that it takes to look at every process of
 //! the guest, the kernel's own among them. It can be done where systemd keeps all of its groups in
 //! one hierarchy of version 2. A process that is dead is in no list.
+//!
+//! The lists are read one after the other, and below a user's manager the groups are the user's own:
+//! who moves from a group that is not read yet to one that is read already is in no list. So lists that
+//! have nobody are believed only if the group itself says that it is empty.
 
 use crate::process::read_at_most;
 use rustix::io::Errno;
@@ -14,6 +18,9 @@ use std::path::{Path, PathBuf};
 const MOUNT: &str = "sys/fs/cgroup";
 /// The list of a group's processes.
 const LIST: &str = "cgroup.procs";
+/// What says whether anybody is in a group, or in one below it.
+const EVENTS: &str = "cgroup.events";
+const POPULATED: &[u8] = b"populated 1";
 /// Groups below one; a user's services may have some each.
 const MAX_GROUPS: usize = 1024;
 /// Bytes of a list.
@@ -50,13 +57,10 @@ impl Tree {
 
     fn unit(&self, uid: u32, name: &str) -> io::Result<Vec<u32>> {
         let mut pids = Vec::new();
-        let mut groups = vec![self.0.join(format!("user-{uid}.slice")).join(name)];
-        let mut count = 0;
+        let unit = self.0.join(format!("user-{uid}.slice")).join(name);
+        let mut groups = vec![unit.clone()];
+        let mut count = 1;
         while let Some(group) = groups.pop() {
-            count += 1;
-            if count > MAX_GROUPS {
-                return Err(io::Error::other("too many control groups"));
-            }
             let list = there(read_at_most(&group.join(LIST), MAX_LIST))?.unwrap_or_default();
             if list.len() == MAX_LIST {
                 return Err(io::Error::other("too many processes"));
@@ -68,12 +72,25 @@ impl Tree {
             for entry in entries {
                 let Some(entry) = there(entry)? else { break };
                 if entry.file_type()?.is_dir() {
+                    count += 1;
+                    if count > MAX_GROUPS {
+                        return Err(io::Error::other("too many control groups"));
+                    }
                     groups.push(entry.path());
                 }
             }
         }
+        if pids.is_empty() && is_populated(&unit)? {
+            return Err(io::Error::other("somebody is there, and in no list"));
+        }
         Ok(pids)
     }
+}
+
+/// Whether the group says that there is somebody in it or below it.
+fn is_populated(group: &Path) -> io::Result<bool> {
+    let events = there(read_at_most(&group.join(EVENTS), MAX_LIST))?.unwrap_or_default();
+    Ok(events.split(|byte| *byte == b'\n').any(|line| line == POPULATED))
 }
 
 /// What was found, or none where the group has gone.
