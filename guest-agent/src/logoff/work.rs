@@ -56,7 +56,7 @@ pub(super) struct Work<'a> {
     /// Runs from the commit on, also where an earlier agent committed.
     committed: Option<Stopwatch>,
     looked: Instant,
-    /// The processor's time that the latest look took.
+    /// The processor's time that the latest look took, at sessions and at managers.
     effort: Duration,
     ticked: Option<Instant>,
     done: u32,
@@ -181,6 +181,7 @@ impl<'a> Work<'a> {
         if !snapshot.iter().any(is_due) {
             return Ok(());
         }
+        let begun = processor_time();
         let mut managers = self.backend.managers(&snapshot).map_err(Stop::Failed)?;
         managers.retain(|manager| !lasting(manager.uid));
         let elapsed = self.elapsed().unwrap_or_default();
@@ -196,6 +197,7 @@ impl<'a> Work<'a> {
                 Step::Kill(due) => self.kill(&due)?,
             }
         }
+        self.effort += processor_time().saturating_sub(begun);
         Ok(())
     }
 

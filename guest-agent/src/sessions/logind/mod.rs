@@ -166,7 +166,13 @@ impl Logind {
     }
 
     /// Why `uid`'s manager has to stay, if it has.
-    fn keep(&self, uid: u32, sessions: &[Listed], snapshot: &[&SessionSummary]) -> Option<String> {
+    fn keep(
+        &self,
+        uid: u32,
+        sessions: &[Listed],
+        snapshot: &[&SessionSummary],
+        until: Instant,
+    ) -> Option<String> {
         match self.ask(|manager| manager.lingers(uid)) {
             Ok(true) => return Some("linger".into()),
             Ok(false) | Err(CallError::Absent) => {}
@@ -177,6 +183,9 @@ impl Logind {
         let known =
             |id: &String| snapshot.iter().any(|one| one.id == *id && !gone.contains(&one.id));
         for listed in sessions.iter().filter(|one| one.uid == uid && !known(&one.id)) {
+            if until < Instant::now() {
+                return Some(SILENT.into());
+            }
             match self.ask(|manager| manager.details(listed)) {
                 Ok(details) => match self.stays_for(listed, &details) {
                     Ok(None) => {}
@@ -297,6 +306,7 @@ impl Backend for Logind {
                 managers.push(Manager { uid, user, ..Manager::default() });
             }
         }
+        let until = Instant::now() + LIST_WITHIN;
         let sessions = LazyCell::new(|| self.ask(LoginManager::sessions));
         let uids: Vec<u32> = managers.iter().map(|manager| manager.uid).collect();
         let mut members = self.groups.of_managers(&uids)?;
@@ -307,7 +317,7 @@ impl Backend for Logind {
                 continue;
             }
             manager.keep = match &*sessions {
-                Ok(sessions) => self.keep(manager.uid, sessions, snapshot),
+                Ok(sessions) => self.keep(manager.uid, sessions, snapshot, until),
                 Err(_) => Some(SILENT.into()),
             };
             manager.silent = manager.keep.as_deref() == Some(SILENT);
