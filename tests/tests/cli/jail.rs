@@ -442,3 +442,17 @@ fn root_unpacks_no_kernel_for_a_jail() {
     assert_eq!(machine.status().code(), Some(0));
     assert_eq!(kept(), 1, "without a jail it is kept");
 }
+
+#[test]
+fn a_confined_machine_whose_kernel_file_has_been_touched_boots_anew() {
+    let world = World::new();
+    let kernel = world.file("bzimage", &bzimage(&elf(SPIN)));
+    let machine = world.start(&["--kernel", &kernel]);
+    // What was kept has another name now, and a confined process can keep nothing.
+    fs::File::open(&kernel).unwrap().set_modified(std::time::SystemTime::now()).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    assert_eq!(world.vmm(&["reset", "Web"]).code, Some(0));
+    assert_eq!(world.listed("Web")["state"], "Running");
+    machine.signal(Signal::TERM);
+    assert_eq!(machine.status().code(), Some(0));
+}

@@ -74,12 +74,12 @@ impl BzImage {
         })
     }
 
-    /// Finds the parts of an image of `length` bytes, of which `start` has at least [`HEADER_END`].
+    /// Finds the parts of an image of `length` bytes, whose first [`HEADER_END`], or all, are in `head`.
     ///
     /// # Errors
     /// A part is not where the header says, or the kernel is too old.
-    pub fn parse(start: &[u8], length: usize) -> Result<Self, BzImageError> {
-        let header = header(start).ok_or(BzImageError::Truncated)?;
+    pub fn parse(head: &[u8], length: usize) -> Result<Self, BzImageError> {
+        let header = header(head).ok_or(BzImageError::Truncated)?;
         let version = header.version;
         if version < VERSION_PAYLOAD {
             return Err(BzImageError::Version(version));

@@ -1,9 +1,11 @@
 //! Unpacked kernels, kept from one start to the next.
 //!
-//! What is kept is named after its packed file: the device and inode that it is, its length, and when it
-//! changed last. The kernel sets that time at every change of a file, whatever its owner says. So a
-//! start need not read the packed kernel; a digest of it would take longer than all else until the
-//! guest runs. A file that has just changed might do so again at what the clock calls the same time:
+//! What is kept is named after its packed file: the device and inode that it is, its length, when it
+//! changed last, and a digest of its beginning and end. A start need not read the packed kernel as a
+//! whole; a digest of that would take longer than all else until the guest runs. The kernel sets the
+//! time of the change on most file systems, whatever a file's owner says. Where it does not, or
+//! counts in seconds, the end tells: the last bytes of a bzImage are its checksum, and of a payload its
+//! packer's. A file that has just changed might do so again at what the clock calls the same time:
 //! nothing is kept for it yet.
 //!
 //! The cache is a convenience: without a place for it, or with one that cannot be written, every
@@ -17,6 +19,8 @@
 //! - It must have the length that the packed kernel promises, and is then read as any ELF file is:
 //!   nothing in it is believed.
 
+use crate::confine;
+use sha2::{Digest, Sha256};
 use std::fs::{self, DirBuilder, DirEntry, File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
@@ -29,8 +33,13 @@ const OTHERS_WRITE: u32 = 0o022;
 /// Longer than the clock stands still that files get their times from: a hundredth of a second at most.
 const TICK: Duration = Duration::from_millis(20);
 
+/// Bytes of the digest.
+const DIGEST: usize = 16;
+
 /// Kernels that are kept, each of some 50 MB.
 const KEPT: usize = 8;
+/// What was used or made later is kept besides: it may be somebody's draft.
+const RECENT: Duration = Duration::from_secs(3600);
 
 /// Bytes of a page, the smallest hole of most file systems.
 const PAGE: usize = crate::memory::PAGE_SIZE as usize;
@@ -54,15 +63,19 @@ impl Cache {
         Self { directory: directory.into() }
     }
 
-    /// The name of what the file with this `metadata` unpacks to; none if it has changed just now.
+    /// The name of what the file with this `metadata`, `start` and `end` unpacks to; none if it has
+    /// changed just now.
     #[must_use]
-    pub fn key(metadata: &Metadata) -> Option<String> {
+    pub fn key(metadata: &Metadata, start: &[u8], end: &[u8]) -> Option<String> {
         let (seconds, nanoseconds) = (metadata.ctime(), metadata.ctime_nsec());
         let changed = Duration::new(seconds.try_into().ok()?, nanoseconds.try_into().ok()?);
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
         (changed + TICK < now).then(|| {
             let (device, inode, length) = (metadata.dev(), metadata.ino(), metadata.len());
-            format!("{device:x}-{inode:x}-{length:x}-{seconds:x}.{nanoseconds:09}")
+            let digest = Sha256::new().chain_update(start).chain_update(end).finalize();
+            let digits: String =
+                digest.iter().take(DIGEST).map(|byte| format!("{byte:02x}")).collect();
+            format!("{device:x}-{inode:x}-{length:x}-{seconds:x}.{nanoseconds:09}-{digits}")
         })
     }
 
@@ -100,23 +113,30 @@ impl Cache {
             // Not there is as good.
             let _ = fs::remove_file(&draft);
         }
-        self.forget_oldest();
+        // Who is confined can neither look around there nor remove anything.
+        if written.is_ok() && !confine::is_confined() {
+            self.forget_oldest();
+        }
         written
     }
 
-    /// Removes what was kept before the last [`KEPT`]: kernels that were replaced are never asked for
-    /// again.
+    /// Removes those that were not used lately, but for the last [`KEPT`].
     fn forget_oldest(&self) {
-        let made = |entry: io::Result<DirEntry>| {
+        let now = SystemTime::now();
+        let used = |entry: io::Result<DirEntry>| {
             let entry = entry.ok()?;
-            Some((entry.metadata().ok()?.modified().ok()?, entry.path()))
+            let used = entry.metadata().ok()?.modified().ok()?;
+            // A time that is yet to come is none.
+            Some((if used > now { SystemTime::UNIX_EPOCH } else { used }, entry.path()))
         };
         let mut kept: Vec<_> =
-            fs::read_dir(&self.directory).into_iter().flatten().filter_map(made).collect();
+            fs::read_dir(&self.directory).into_iter().flatten().filter_map(used).collect();
         kept.sort_unstable_by(|one, other| other.cmp(one));
-        for (_, path) in kept.into_iter().skip(KEPT) {
-            // Whoever reads it has it open; what cannot be removed stays.
-            let _ = fs::remove_file(path);
+        for (used, path) in kept.into_iter().skip(KEPT) {
+            if now.duration_since(used).is_ok_and(|age| age > RECENT) {
+                // Whoever reads it has it open; what cannot be removed stays.
+                let _ = fs::remove_file(path);
+            }
         }
     }
 
@@ -214,7 +234,7 @@ mod tests {
     #[test]
     fn a_file_has_another_name_when_it_has_changed_and_none_just_then() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let key = || Cache::key(&file.as_file().metadata().unwrap());
+        let key = || Cache::key(&file.as_file().metadata().unwrap(), b"start", b"end");
         let wait = || loop {
             match key() {
                 Some(key) => break key,
@@ -232,7 +252,13 @@ mod tests {
         file.as_file().set_modified(SystemTime::UNIX_EPOCH).unwrap();
         assert_ne!(wait(), second);
         let other = tempfile::NamedTempFile::new().unwrap();
-        assert_ne!(Cache::key(&other.as_file().metadata().unwrap()), Some(second));
+        let metadata = other.as_file().metadata().unwrap();
+        assert_ne!(Cache::key(&metadata, b"start", b"end"), Some(second));
+        // On file systems without such a time its beginning and end tell.
+        let metadata = file.as_file().metadata().unwrap();
+        let last = wait();
+        assert_ne!(Cache::key(&metadata, b"Start", b"end"), Some(last.clone()));
+        assert_ne!(Cache::key(&metadata, b"start", b"End"), Some(last));
     }
 
     #[test]
@@ -245,8 +271,13 @@ mod tests {
             let made = SystemTime::UNIX_EPOCH + Duration::from_secs(number);
             File::open(cache.path(&key)).unwrap().set_modified(made).unwrap();
         }
-        // The last is as new as the clock has it when the one before is counted.
+        // The last was counted while it was new, as the eighth.
         assert!(cache.get("2", 8).is_none() && cache.get("3", 8).is_some());
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), KEPT);
+        // All are recent now; whoever made them may not be done with them.
+        for number in 0..KEPT as u64 + 3 {
+            cache.put(&format!("new{number}"), b"unpacked").unwrap();
+        }
+        assert!(cache.get("new0", 8).is_some() && cache.get("3", 8).is_none());
     }
 }

@@ -13,6 +13,8 @@ use vm_memory::{Address, Bytes, GuestAddress};
 
 /// The largest file that is read into memory as a whole, in bytes.
 const LIMIT: u64 = 512 << 20;
+/// Bytes at the end of a file that its [name in the cache](Image::key) depends on.
+const END: u64 = 4096;
 
 /// Bytes at offsets.
 #[derive(Debug)]
@@ -38,16 +40,15 @@ impl Image {
         Ok(Self::File(file, metadata.len()))
     }
 
-    /// The name under which what it unpacks to is [kept](Cache), if it is a file that does not change.
+    /// The name under which what it unpacks to is [kept](Cache), if it is a file that has not changed
+    /// just now. Its first bytes are `start`.
     #[must_use]
-    pub fn key(&self) -> Option<String> {
-        match self {
-            Self::File(file, length) => {
-                let metadata = file.metadata().ok()?;
-                (metadata.len() == *length).then(|| Cache::key(&metadata)).flatten()
-            }
-            Self::Bytes(_) => None,
-        }
+    pub fn key(&self, start: &[u8]) -> Option<String> {
+        let Self::File(file, length) = self else { return None };
+        let tail = END.min(*length);
+        let end = self.bytes(length - tail, usize::try_from(tail).ok()?).ok()?;
+        let metadata = file.metadata().ok()?;
+        (metadata.len() == *length).then(|| Cache::key(&metadata, start, &end)).flatten()
     }
 
     /// Its first bytes, at most `most`.
@@ -145,7 +146,8 @@ fn next_data(file: &File, at: u64, end: u64) -> io::Result<Option<Range<u64>>> {
         return Ok(None);
     }
     let data = match rustix::fs::seek(file, SeekFrom::Data(at)) {
-        Ok(data) => data,
+        // Whatever a file system says: not back.
+        Ok(data) => data.max(at),
         // Nothing but a hole is left of the file, or nothing at all.
         Err(Errno::NXIO) if file.metadata()?.len() >= end => return Ok(None),
         Err(Errno::NXIO) => return Err(shrunk()),

@@ -21,6 +21,7 @@ pub use image::Image;
 use linux_loader::loader::bootparam::setup_header;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 use unpack::UnpackError;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryRegion};
 
@@ -143,10 +144,13 @@ pub(crate) fn keep(path: &Path) {
         if !BzImage::is_one(&start) {
             return None;
         }
-        let (cache, key) = (Cache::of_user()?, image.key()?);
+        let (cache, key) = (Cache::of_user()?, image.key(&start)?);
         let bzimage = BzImage::parse(&start, usize::try_from(image.len()).ok()?).ok()?;
         let size = unpacked_size(&image, &bzimage).ok()?.ok()?;
-        if cache.get(&key, size.into()).is_none() {
+        if let Some(kept) = cache.get(&key, size.into()) {
+            // It is in use, and not among the oldest. One that cannot be marked is forgotten sooner.
+            let _ = kept.set_modified(SystemTime::now());
+        } else {
             let packed = image.into_bytes().ok()?;
             let kernel = unpack::unpack(packed.get(bzimage.payload)?).ok()?;
             // Where it cannot be kept, every start unpacks it, and says so.
@@ -217,7 +221,7 @@ fn load_kernel(
     }
     let damaged = |source| BootError::Unpack { path: path.clone(), source };
     let size = unpacked_size(&image, &bzimage).map_err(unreadable)?.map_err(damaged)?;
-    let place = cache.zip(image.key());
+    let place = cache.zip(image.key(&start));
     if let Some((key, kept)) =
         place.as_ref().and_then(|(cache, key)| Some((key, cache.get(key, size.into())?)))
     {

@@ -63,7 +63,7 @@ impl Bench {
 
     /// Waits until the kernel's file is old enough for what it unpacks to to be kept.
     fn settle(&self) {
-        while Image::open(&self.config.kernel).unwrap().key().is_none() {
+        while Image::open(&self.config.kernel).unwrap().key(&[]).is_none() {
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
     }
