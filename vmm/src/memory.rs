@@ -159,6 +159,7 @@ pub(crate) fn map_ranges(ranges: &[(u64, u64)]) -> Result<GuestRam, MemoryError>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vm_memory::Bytes;
 
     #[test]
     fn ram_beyond_the_gap_goes_on_at_four_gib() {
@@ -191,6 +192,19 @@ mod tests {
             });
             let found = flags.next().expect("it is mapped");
             assert!(found.split_whitespace().any(|flag| flag == "dd"), "{found}");
+        }
+    }
+
+    #[test]
+    fn ram_begins_where_a_huge_page_can_and_is_there_to_its_end() {
+        // Several: one may be where it is to be by chance.
+        let several: Vec<GuestRam> = (0..4).map(|_| map((3 << 30) + PAGE_SIZE).unwrap()).collect();
+        for region in several.iter().flat_map(GuestMemoryBackend::iter) {
+            assert_eq!(region.as_ptr() as usize % HUGE_PAGE, 0, "{region:?}");
+            for at in [0, region.len() - 1] {
+                region.write_slice(&[7], MemoryRegionAddress(at)).unwrap();
+            }
+            assert!(region.write_slice(&[7], MemoryRegionAddress(region.len())).is_err());
         }
     }
 
