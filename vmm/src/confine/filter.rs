@@ -65,14 +65,15 @@ fn answers(roles: Roles, process: u32, otherwise: u32) -> Vec<(u32, Answer)> {
     of_one.filter_map(|rows| Some((rows.first()?.0, answer(rows, process, otherwise)))).collect()
 }
 
-/// What a call with these rows is answered: it is let through if one of them says so.
+/// What a call with these rows is answered: what is refused is, whatever other rows say; else it is let
+/// through if one of them says so.
 fn answer(rows: &[(u32, When)], process: u32, otherwise: u32) -> Answer {
     let allow = SeccompAction::Allow.into();
-    if rows.iter().any(|(_, when)| matches!(when, When::Always)) {
-        return Answer::Plain(allow);
-    }
     if rows.iter().any(|(_, when)| matches!(when, When::Refused)) {
         return Answer::Plain(SeccompAction::Errno(REFUSAL.1 as u32).into());
+    }
+    if rows.iter().any(|(_, when)| matches!(when, When::Always)) {
+        return Answer::Plain(allow);
     }
     let any = rows.iter().map(|(_, when)| conditions(*when, process)).collect();
     Answer::If(any, allow, otherwise)

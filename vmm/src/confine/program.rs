@@ -268,7 +268,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_last_number_there_is_can_have_an_answer() {
+    fn the_last_number_but_one_can_have_an_answer_and_the_last_has_the_others() {
         let program = assemble([(u32::MAX - 1, Answer::Plain(YES))], NO).unwrap();
         let answer = |number| run(&program, &Call::new(number, [0; 6])).0;
         assert_eq!([u32::MAX - 2, u32::MAX - 1, u32::MAX].map(answer), [NO, YES, NO]);

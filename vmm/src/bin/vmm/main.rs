@@ -35,7 +35,8 @@ use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
 /// One heap for all threads, and the same with each C library. musl's own asks the kernel for each group of
-/// a few objects, and gives it back: half of all system calls of a start.
+/// a few objects, and gives it back: half of all system calls of a start. What it has before this one:
+/// it keeps what it knows of the heap apart from the objects, and stops where that is damaged.
 #[global_allocator]
 static ALLOCATOR: GlobalDlmalloc = GlobalDlmalloc;
 

@@ -45,9 +45,9 @@ pub(crate) struct CommandLine<V: Subcommand> {
 /// The command line with all verbs.
 pub(crate) type Args = CommandLine<Verb>;
 
-/// The verb that others wait for.
+/// The verb that is read alone.
 #[derive(Subcommand)]
-enum Urgent {
+enum RunOnly {
     Run(RunArgs),
 }
 
@@ -58,8 +58,8 @@ pub(crate) fn read_run(words: &[OsString]) -> Option<Args> {
     if words.get(1)? != "run" {
         return None;
     }
-    let CommandLine { format, verb: Urgent::Run(run) } =
-        CommandLine::<Urgent>::try_parse_from(words).ok()?;
+    let CommandLine { format, verb: RunOnly::Run(run) } =
+        CommandLine::<RunOnly>::try_parse_from(words).ok()?;
     Some(Args { format, verb: Verb::Run(run) })
 }
 
