@@ -1,7 +1,7 @@
 //! From exec to the first program of a stock kernel: time, exits, and the monitor's memory.
 
 use super::lab;
-use super::report::{Column, Report, Row, Target};
+use super::report::{Column, Report, Row, Sorted, Target};
 use crate::archive::Archive;
 use crate::build::{self, Programs};
 use crate::debian::Suite;
@@ -37,9 +37,7 @@ pub(super) fn time() -> Result<Report> {
         }
         let median = |monitor: &str, key: &str| -> Result<f64> {
             let figures = rounds.iter().map(|boots| figure(boots, monitor, key));
-            let mut figures = figures.collect::<Result<Vec<_>>>()?;
-            figures.sort_by(f64::total_cmp);
-            figures.get(ROUNDS / 2).copied().context("there are rounds")
+            Ok(Sorted::new(figures.collect::<Result<_>>()?).at(50))
         };
         let [vmm, microvm, q35] = Monitor::ALL.map(|monitor| median(monitor.name(), "seconds"));
         let (vmm, microvm, q35) = (vmm?, microvm?, q35?);

@@ -1,6 +1,6 @@
 //! A hundred machines on this machine's own KVM.
 
-use super::report::{Column, Report, Row, Target};
+use super::report::{Column, Report, Row, Sorted, Target};
 use super::start::Started;
 use crate::build;
 use anyhow::{Context, Result, ensure};
@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Barrier;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tests::micro::{DOT, elf};
 use tests::monitor::private_kib;
 
@@ -56,7 +56,7 @@ pub(super) fn measure() -> Result<Report> {
     let private = private_of(&machines)?;
     drop(machines);
 
-    let (barrier, begun) = (Barrier::new(MACHINES + 1), Instant::now());
+    let barrier = Barrier::new(MACHINES + 1);
     let (machines, whole) = thread::scope(|scope| -> Result<_> {
         let threads: Vec<_> = (0..MACHINES)
             .map(|number| {
@@ -68,10 +68,10 @@ pub(super) fn measure() -> Result<Report> {
             })
             .collect();
         barrier.wait();
-        let before = begun.elapsed();
+        let begun = Instant::now();
         let machines = threads.into_iter().map(|thread| thread.join().ok().context("a panic")?);
         let machines = machines.collect::<Result<Vec<_>>>()?;
-        Ok((machines, begun.elapsed() - before))
+        Ok((machines, begun.elapsed()))
     })?;
     let at_once = times(&machines);
     let private_at_once = private_of(&machines)?;
@@ -80,7 +80,7 @@ pub(super) fn measure() -> Result<Report> {
         subject: subject.into(),
         figures: vec![Some(times.at(50)), Some(times.at(99)), whole, Some(private)],
     };
-    let milliseconds = |time: std::time::Duration| Some(time.as_secs_f64() * 1000.0);
+    let milliseconds = |time: Duration| Some(time.as_secs_f64() * 1000.0);
     Ok(Report {
         name: "fleet",
         what: format!(
@@ -118,20 +118,6 @@ pub(super) fn measure() -> Result<Report> {
             },
         ],
     })
-}
-
-/// Figures, the least first.
-struct Sorted(Vec<f64>);
-
-impl Sorted {
-    fn new(mut figures: Vec<f64>) -> Self {
-        figures.sort_by(f64::total_cmp);
-        Self(figures)
-    }
-
-    fn at(&self, percent: usize) -> f64 {
-        self.0[(self.0.len() - 1) * percent / 100]
-    }
 }
 
 fn times(machines: &[Started]) -> Sorted {

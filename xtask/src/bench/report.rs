@@ -17,6 +17,22 @@ pub(super) struct Report {
     pub(super) targets: Vec<Target>,
 }
 
+/// What was measured several times, the least first.
+pub(super) struct Sorted(Vec<f64>);
+
+impl Sorted {
+    /// There must be figures.
+    pub(super) fn new(mut figures: Vec<f64>) -> Self {
+        figures.sort_by(f64::total_cmp);
+        Self(figures)
+    }
+
+    /// The figure that `percent` of them do not exceed; the middle one, or the lower of two, for 50.
+    pub(super) fn at(&self, percent: usize) -> f64 {
+        self.0[(self.0.len() - 1) * percent / 100]
+    }
+}
+
 /// A column of figures.
 pub(super) struct Column {
     /// Its name in documents.

@@ -1,6 +1,6 @@
 //! From exec to the first byte of a minimal guest, on this machine's own KVM.
 
-use super::report::{Column, Report, Row, Target};
+use super::report::{Column, Report, Row, Sorted, Target};
 use crate::build;
 use crate::tools::{self, QEMU};
 use anyhow::{Context, Result, ensure};
@@ -105,17 +105,13 @@ impl Drop for Started {
     }
 }
 
-fn report(mut subjects: [Subject; 4]) -> Report {
-    for subject in &mut subjects {
-        subject.times.sort_by(f64::total_cmp);
-    }
-    let at = |subject: &Subject, percent: usize| subject.times[(ROUNDS - 1) * percent / 100];
-    let median = |at: usize| subjects[at].times[ROUNDS / 2];
-    let (floor, vmm, qemu) = (median(0), median(1), median(3));
-    let row = |(index, subject): (usize, &Subject)| {
-        let time = median(index);
-        let figures = [time, at(subject, 10), at(subject, 90), time / floor, time / qemu];
-        Row { subject: subject.name.into(), figures: figures.map(Some).into() }
+fn report(subjects: [Subject; 4]) -> Report {
+    let subjects = subjects.map(|subject| (subject.name, Sorted::new(subject.times)));
+    let [floor, vmm, _, qemu] = subjects.each_ref().map(|(_, times)| times.at(50));
+    let row = |(name, times): &(&str, Sorted)| {
+        let time = times.at(50);
+        let figures = [time, times.at(10), times.at(90), time / floor, time / qemu];
+        Row { subject: (*name).into(), figures: figures.map(Some).into() }
     };
     Report {
         name: "start",
@@ -132,7 +128,7 @@ fn report(mut subjects: [Subject; 4]) -> Report {
             Column { key: "of_floor", title: "of floor", digits: 2 },
             Column { key: "of_qemu", title: "of QEMU", digits: 3 },
         ],
-        rows: subjects.iter().enumerate().map(row).collect(),
+        rows: subjects.iter().map(row).collect(),
         targets: vec![
             Target { what: "vmm of floor", found: vmm / floor, at_most: 2.0 },
             Target { what: "vmm of QEMU microvm", found: vmm / qemu, at_most: 0.07 },
