@@ -14,6 +14,7 @@ mod console;
 pub mod disk_writer;
 mod guest;
 pub mod level;
+pub mod load;
 mod machine;
 pub mod micro;
 pub mod monitor;
@@ -21,6 +22,7 @@ pub mod puppet;
 pub mod relay;
 pub mod scenes;
 pub mod stage;
+pub mod tracepoints;
 pub mod untested;
 
 pub use console::Console;

@@ -2,9 +2,9 @@
 
 use crate::machine::vmm_bin;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command};
 
 /// What the first program of a measured guest says on the console.
 pub const USERSPACE: &[u8] = b"userspace\n";
@@ -99,4 +99,25 @@ impl Monitor {
             .arg(initrd);
         command
     }
+}
+
+/// Reads the console of the monitor `process` until its guest's first program has spoken.
+///
+/// # Errors
+/// It ends before, or its standard output is no pipe.
+pub fn wait_for_userspace(process: &mut Child) -> io::Result<()> {
+    let mut console = process.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
+    let (mut said, mut bytes) = (Vec::new(), [0; 4096]);
+    // The terminal puts a carriage return before the line's end.
+    let marker = USERSPACE.trim_ascii_end();
+    while !said.windows(marker.len()).any(|part| part == marker) {
+        let count = console.read(&mut bytes)?;
+        if count == 0 {
+            return Err(io::Error::other(String::from_utf8_lossy(&said).into_owned()));
+        }
+        said.extend(&bytes[..count]);
+    }
+    // Whatever else it says is not waited for, and does not end it.
+    process.stdout = Some(console);
+    Ok(())
 }

@@ -28,6 +28,8 @@ pub(crate) struct Job {
     pub(crate) links: Vec<(String, String)>,
     /// Programs of Debian's that it needs in the lab.
     pub(crate) debian: Vec<&'static Program>,
+    /// Modules that the lab's kernel loads besides its own, each after those that it needs.
+    pub(crate) modules: Vec<&'static str>,
     /// Environment variables.
     pub(crate) environment: Vec<(String, String)>,
     /// The command and its arguments.
@@ -54,6 +56,7 @@ impl Job {
             disks: Vec::new(),
             links: Vec::new(),
             debian: Vec::new(),
+            modules: Vec::new(),
             environment: Vec::new(),
             command: Vec::new(),
             limit,

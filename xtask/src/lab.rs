@@ -114,7 +114,8 @@ fn archive(job: &Job, kernel: &Kernel) -> Result<Vec<u8>> {
         archive.folder(folder, 0o755, 0)?;
     }
     userspace::busybox(&mut archive, &Userspace::get()?.static_busybox()?, &[])?;
-    archive.modules("modules", &kernel.modules(&MODULES)?)?;
+    let modules: Vec<&str> = MODULES.iter().chain(&job.modules).copied().collect();
+    archive.modules("modules", &kernel.modules(&modules)?)?;
     archive.file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n", 0o644)?;
     archive.file("etc/group", b"root:x:0:\n", 0o644)?;
     archive.file("init", INIT.as_bytes(), 0o755)?;

@@ -160,12 +160,7 @@ fn boots(mode: &str, suite: Suite) -> Result<Vec<Value>> {
 fn job(mode: &str, programs: &Programs, kernel: &Kernel, initrd: &Path) -> Result<Job> {
     let mut job = lab::job();
     job.debian.push(&QEMU);
-    let place = job.give_program(programs, "vmm")?;
-    job.environment.push(("VMM_BIN".into(), place));
-    let files = [(kernel.vmlinuz.clone(), "vmlinuz"), (kernel.vmlinux()?, "vmlinux")];
-    for (file, name) in files.into_iter().chain([(initrd.to_owned(), "initrd")]) {
-        job.files.push((file, format!("/boot-files/{name}")));
-    }
+    lab::give_boot(&mut job, programs, kernel, initrd)?;
     job.command = vec![job.give_program(programs, PROGRAM)?, mode.to_owned()];
     Ok(job)
 }

@@ -1,7 +1,9 @@
 //! Measuring in the lab, with its processor counting instructions.
 
+use crate::build::Programs;
 use crate::emulator::TIMED_OUT;
 use crate::job::Job;
+use crate::kernel::Kernel;
 use crate::path::Path;
 use crate::run::say;
 use anyhow::{Result, bail};
@@ -20,6 +22,22 @@ pub(super) fn job() -> Job {
     job.counted = true;
     job.aside = true;
     job
+}
+
+/// Gives `job` the monitor, and what it and others boot where the programs look for it.
+pub(super) fn give_boot(
+    job: &mut Job,
+    programs: &Programs,
+    kernel: &Kernel,
+    initrd: &std::path::Path,
+) -> Result<()> {
+    let place = job.give_program(programs, "vmm")?;
+    job.environment.push(("VMM_BIN".into(), place));
+    let files = [(kernel.vmlinuz.clone(), "vmlinuz"), (kernel.vmlinux()?, "vmlinux")];
+    for (file, name) in files.into_iter().chain([(initrd.to_owned(), "initrd")]) {
+        job.files.push((file, format!("/boot-files/{name}")));
+    }
+    Ok(())
 }
 
 /// The documents, one a line, that `program` prints in the first lab that comes to an end.

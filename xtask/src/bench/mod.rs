@@ -12,6 +12,7 @@ mod lab;
 mod logoff;
 mod report;
 mod start;
+mod vsock;
 
 use crate::Outcome;
 use crate::run::{output, say};
@@ -45,6 +46,8 @@ enum Name {
     Exits,
     /// A hundred machines with minimal guests, in turn and at once, on this machine's KVM.
     Fleet,
+    /// Round trips, connections and bytes between host and guest by vsock, in the lab.
+    Vsock,
     /// From the call of a logoff to its end, on Debian 12, with 1, 10 and 100 sessions.
     Logoff,
 }
@@ -65,6 +68,7 @@ pub(crate) fn bench(args: &Args) -> Outcome {
             Name::Boot => boot::time(),
             Name::Exits => boot::exits(),
             Name::Fleet => fleet::measure(),
+            Name::Vsock => vsock::measure(),
             Name::Logoff => logoff::measure(),
         }?;
         if args.format == Format::Human {
