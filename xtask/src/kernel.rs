@@ -6,7 +6,7 @@
 
 use crate::debian::{self, Suite};
 use crate::run::say;
-use crate::tools::{self, LZ4, XZ};
+use crate::tools::{self, LZ4, XZ, ZSTD};
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::io::Write;
@@ -21,6 +21,7 @@ const PAYLOAD_LENGTH: usize = 0x24c;
 /// How the packed forms begin.
 const LZ4_LEGACY: &[u8] = &[0x02, 0x21, 0x4c, 0x18];
 const XZ_STREAM: &[u8] = &[0xfd, b'7', b'z', b'X', b'Z', 0];
+const ZSTD_FRAME: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 
 /// An unpacked kernel package.
 pub(crate) struct Kernel {
@@ -104,11 +105,12 @@ fn payload(image: &[u8]) -> Option<&[u8]> {
     image.get(start..start + field(PAYLOAD_LENGTH)?.checked_sub(4)?)
 }
 
-/// Unpacks LZ4 or xz.
+/// Unpacks LZ4, xz or Zstandard.
 fn unpack(packed: &[u8]) -> Result<Vec<u8>> {
     let (program, tool) = match packed {
         packed if packed.starts_with(LZ4_LEGACY) => ("lz4", LZ4),
         packed if packed.starts_with(XZ_STREAM) => ("xz", XZ),
+        packed if packed.starts_with(ZSTD_FRAME) => ("zstd", ZSTD),
         _ => bail!("packed in a way that is not known here"),
     };
     tools::need(&[tool])?;

@@ -39,6 +39,8 @@ pub(crate) const DBUS: (&str, &str) = ("dbus-daemon", "dbus-daemon");
 pub(crate) const LZ4: (&str, &str) = ("lz4", "lz4");
 /// Likewise.
 pub(crate) const XZ: (&str, &str) = ("xz", "xz-utils");
+/// Likewise.
+pub(crate) const ZSTD: (&str, &str) = ("zstd", "zstd");
 
 /// Says how to get the [`NIGHTLY`] compiler where it is missing: it is of use for little here, so it is
 /// not installed unasked.

@@ -66,7 +66,9 @@ impl Target {
 impl Display for Target {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let met = if self.is_met() { "met" } else { "NOT MET" };
-        write!(f, "{}: {:.3}, to be at most {}: {met}", self.what, self.found, self.at_most)
+        // Counts are whole, ratios are small.
+        let digits = if self.found < 100.0 { 3 } else { 0 };
+        write!(f, "{}: {:.digits$}, to be at most {}: {met}", self.what, self.found, self.at_most)
     }
 }
 
