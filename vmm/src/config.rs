@@ -13,12 +13,9 @@ pub use disk::{DISKS_MAX, Disk, DiskFormat, DiskTextError, DisksError, check_dis
 pub use net::{Mac, MacError, Net, NetTextError, NetsError, check_nets, is_tap_name};
 pub use size::{Size, parse_size};
 
-use crate::memory::PAGE_SIZE;
 use crate::x86::layout::{CMDLINE_MAX, VIRTIO_MAX};
 use crate::x86::smbios::{OEM_STRINGS_COUNT, OEM_STRINGS_MAX};
 use protocol::HResult;
-use std::fs::File;
-use std::io::Read;
 use std::path::PathBuf;
 
 /// The longest name, in characters.
@@ -234,7 +231,8 @@ impl MachineConfig {
         if self.memory < MEMORY_MIN || !self.memory.is_multiple_of(crate::memory::PAGE_SIZE) {
             return Err(ConfigError::Memory(self.memory));
         }
-        if let Some(host) = host_memory("MemTotal").filter(|host| *host < self.memory) {
+        let host = host_memory();
+        if host < self.memory {
             return Err(ConfigError::MemoryOfHost { asked: self.memory, host });
         }
         if self.cpus == 0 {
@@ -292,14 +290,10 @@ fn check_oem_strings(strings: &[String]) -> Result<(), ConfigError> {
     }
 }
 
-/// A field of `/proc/meminfo` in bytes, where the host tells.
-pub(crate) fn host_memory(field: &str) -> Option<u64> {
-    // Such a file does not say how long it is: with room for it, it is not read in small pieces.
-    let mut meminfo = String::with_capacity(PAGE_SIZE as usize);
-    File::open("/proc/meminfo").ok()?.read_to_string(&mut meminfo).ok()?;
-    let mut lines = meminfo.lines().filter_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-    let kib: u64 = lines.next()?.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kib.checked_mul(1024)
+/// The host's RAM in bytes.
+pub(crate) fn host_memory() -> u64 {
+    let info = rustix::system::sysinfo();
+    info.totalram.saturating_mul(info.mem_unit.into())
 }
 
 #[cfg(test)]

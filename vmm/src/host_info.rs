@@ -13,7 +13,7 @@ pub struct HostInfo {
     /// The processors' name.
     pub processor: String,
     /// RAM in bytes.
-    pub memory_total: Option<u64>,
+    pub memory_total: u64,
     /// RAM in bytes that could be used without swapping.
     pub memory_available: Option<u64>,
     /// The operating system's full name.
@@ -25,18 +25,24 @@ pub struct HostInfo {
 impl HostInfo {
     pub(crate) fn now() -> Self {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let os_release = fs::read_to_string("/etc/os-release").unwrap_or_default();
         let kernel = rustix::system::uname();
         Self {
             logical_processor_count: available_parallelism().map_or(1, usize::from),
             processor: value(&cpuinfo, "model name", ':').unwrap_or_default(),
-            memory_total: host_memory("MemTotal"),
-            memory_available: host_memory("MemAvailable"),
+            memory_total: host_memory(),
+            memory_available: kib(&value(&meminfo, "MemAvailable", ':').unwrap_or_default()),
             operating_system: value(&os_release, "PRETTY_NAME", '=')
                 .unwrap_or_else(|| kernel.sysname().to_string_lossy().into_owned()),
             os_version: kernel.release().to_string_lossy().into_owned(),
         }
     }
+}
+
+/// The bytes of a field of `/proc/meminfo`.
+fn kib(value: &str) -> Option<u64> {
+    value.strip_suffix("kB")?.trim_end().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// The value in the first line of `text` that begins with `key`, without quotes.
@@ -59,7 +65,7 @@ mod tests {
         };
         assert_eq!(info.os_version, tool("uname", "-r"));
         assert_eq!(info.logical_processor_count.to_string(), tool("nproc", "--all"));
-        let (total, available) = (info.memory_total.unwrap(), info.memory_available.unwrap());
+        let (total, available) = (info.memory_total, info.memory_available.unwrap());
         assert!(available > 0 && available < total, "{info:?}");
     }
 

@@ -8,15 +8,18 @@ use super::{ConfineError, Manner};
 use seccompiler::{BpfProgram, SeccompAction};
 use std::fmt::Write;
 
-/// The filter of each role.
+/// The filters of a process. Each is made when a thread takes it: not every machine has threads of every
+/// role, and a thread makes its own while others work.
 #[derive(Debug)]
 pub(super) struct Filters {
-    programs: Vec<(Role, BpfProgram)>,
+    process: u32,
+    /// What a call that the table does not have is answered.
+    otherwise: u32,
 }
 
 impl Filters {
     /// Those of the table, for this process.
-    pub(super) fn new(manner: Manner) -> Result<Self, ConfineError> {
+    pub(super) fn new(manner: Manner) -> Self {
         let otherwise = match manner {
             Manner::Kill => SeccompAction::KillProcess,
             Manner::Log => SeccompAction::Log,
@@ -25,26 +28,24 @@ impl Filters {
     }
 
     /// Those of the table, with this answer to what it does not have.
-    pub(super) fn answering(otherwise: SeccompAction) -> Result<Self, ConfineError> {
-        let (process, otherwise) = (std::process::id(), otherwise.into());
-        let programs = Role::ALL.map(|role| {
-            let program = assemble(answers(role.covers(), process, otherwise), otherwise);
-            Ok((role, program.ok_or(ConfineError::Filter)?))
-        });
-        let programs = programs.into_iter().collect::<Result<_, ConfineError>>()?;
-        Ok(Self { programs })
+    pub(super) fn answering(otherwise: SeccompAction) -> Self {
+        Self { process: std::process::id(), otherwise: otherwise.into() }
     }
 
     /// The one of `role`.
-    pub(super) fn of(&self, role: Role) -> Option<&BpfProgram> {
-        self.programs.iter().find(|(of, _)| *of == role).map(|(_, program)| program)
+    pub(super) fn of(&self, role: Role) -> BpfProgram {
+        assemble(answers(role.covers(), self.process, self.otherwise), self.otherwise)
     }
 
     /// Narrows the calling thread to `role`.
     pub(super) fn narrow(&self, role: Role) -> Result<(), ConfineError> {
-        let program = self.of(role).ok_or(ConfineError::Filter)?;
-        seccompiler::apply_filter(program).map_err(ConfineError::Install)
+        install(&self.of(role))
     }
+}
+
+/// Has the calling thread go by `program` from here on.
+pub(super) fn install(program: &BpfProgram) -> Result<(), ConfineError> {
+    seccompiler::apply_filter(program).map_err(ConfineError::Install)
 }
 
 /// The rows of the table that are there with this program's C library.
@@ -170,8 +171,9 @@ mod tests {
 
     #[test]
     fn every_role_has_a_filter_that_the_kernel_takes_as_to_its_length() {
-        let filters = Filters::new(Manner::Kill).unwrap();
-        for (role, program) in &filters.programs {
+        let filters = Filters::new(Manner::Kill);
+        for role in Role::ALL {
+            let program = filters.of(role);
             // BPF_MAXINSNS
             assert!(!program.is_empty() && program.len() <= 4096, "{role:?}: {}", program.len());
             println!("{}: {} instructions", role.name(), program.len());
@@ -226,11 +228,11 @@ mod tests {
     #[test]
     fn each_filter_answers_each_call_as_the_table_says() {
         let trap = SeccompAction::Trap;
-        let filters = Filters::answering(trap.clone()).unwrap();
+        let filters = Filters::answering(trap.clone());
         let (trap, allow) = (u32::from(trap), u32::from(SeccompAction::Allow));
         let (values, process) = (values(), u64::from(std::process::id()));
         for role in Role::ALL {
-            let (program, roles) = (filters.of(role).unwrap(), role.covers());
+            let (program, roles) = (filters.of(role), role.covers());
             for number in (0..1_024).chain([0x4000_0000, 0x4000_0010, u32::MAX]) {
                 let theirs: Vec<&Row> = rows()
                     .filter(|row| row.calls.iter().any(|(_, of)| *of == i64::from(number)))
@@ -258,7 +260,7 @@ mod tests {
                         false if refused => libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32,
                         false => trap,
                     };
-                    assert_eq!(run(program, &call).0, wanted, "{role:?}: {call:?}");
+                    assert_eq!(run(&program, &call).0, wanted, "{role:?}: {call:?}");
                 }
             }
         }
@@ -266,15 +268,15 @@ mod tests {
 
     #[test]
     fn no_call_is_looked_for_in_a_row() {
-        let filters = Filters::new(Manner::Kill).unwrap();
+        let filters = Filters::new(Manner::Kill);
         let conditional = |number: u32| {
             let mut rows = rows().filter(|row| !matches!(row.when, When::Always | When::Refused));
             rows.any(|row| row.calls.iter().any(|(_, of)| *of == i64::from(number)))
         };
         for role in Role::ALL {
-            let program = filters.of(role).unwrap();
+            let program = filters.of(role);
             for number in (0..1_024).filter(|number| !conditional(*number)) {
-                let (_, steps) = run(program, &Call::new(number, [0; 6]));
+                let (_, steps) = run(&program, &Call::new(number, [0; 6]));
                 assert!(steps <= 13, "{role:?}: {number} is answered after {steps} instructions");
             }
         }

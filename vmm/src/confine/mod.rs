@@ -61,11 +61,11 @@ use files::Use;
 use filter::Filters;
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// The filters of this process, once it is confined.
+/// What makes the filters of this process, once it is confined.
 static FILTERS: OnceLock<Filters> = OnceLock::new();
 
 /// What happens to a thread that makes a call which is not allowed.
@@ -97,7 +97,7 @@ pub enum ConfineError {
     NoProc(#[source] io::Error),
     /// It has threads that would stay outside.
     #[error("it has {0} threads already, and only those that are started afterwards are confined")]
-    Threads(usize),
+    Threads(u64),
     /// It is confined already.
     #[error("it is confined already")]
     Twice,
@@ -124,9 +124,6 @@ pub enum ConfineError {
     /// Landlock is there, and refused.
     #[error("Landlock refused")]
     Landlock(#[source] landlock::RulesetError),
-    /// A filter cannot be made; a defect of the monitor.
-    #[error("a seccomp filter cannot be made")]
-    Filter,
     /// The kernel takes no filter.
     #[error("the kernel takes no seccomp filter")]
     Install(#[source] seccompiler::Error),
@@ -153,14 +150,13 @@ impl Default for Confinement {
 }
 
 impl Confinement {
-    /// No machine, and no file but `/dev/null` and what tells how much memory the host has.
+    /// No machine, and no file but `/dev/null`.
     #[must_use]
     pub fn new() -> Self {
-        let files = [("/dev/null", Use::Write), ("/proc/meminfo", Use::Read)];
         Self {
             manner: Manner::Kill,
             ram: 0,
-            files: files.into_iter().map(|(path, wanted)| (path.into(), wanted)).collect(),
+            files: vec![("/dev/null".into(), Use::Write)],
             kernels: Vec::new(),
             made: Vec::new(),
             taps: false,
@@ -251,16 +247,13 @@ impl Confinement {
         if FILTERS.get().is_some() {
             return Err(ConfineError::Twice);
         }
-        // In a jail there is no looking, but who has just been forked has one.
-        let threads = match fs::read_dir("/proc/self/task") {
-            Ok(threads) => threads.count(),
-            Err(_) if jail::is_jailed() => 1,
+        match threads() {
+            Ok(1) => {}
+            Ok(threads) => return Err(ConfineError::Threads(threads)),
+            // In a jail there is no looking, but who has just been forked has one.
+            Err(_) if jail::is_jailed() => {}
             Err(error) => return Err(ConfineError::NoProc(error)),
-        };
-        if threads > 1 {
-            return Err(ConfineError::Threads(threads));
         }
-        let filters = Filters::new(self.manner)?;
         for variable in ["RUST_BACKTRACE", "RUST_LIB_BACKTRACE"] {
             // SAFETY: there is no other thread that could read or write the environment.
             unsafe { std::env::remove_var(variable) };
@@ -281,12 +274,18 @@ impl Confinement {
             let _ = make(path);
         }
         let landlocked = files::restrict(&self.files)?;
+        let filters = Filters::new(self.manner);
+        filters.narrow(Role::Start)?;
         FILTERS.set(filters).map_err(|_| ConfineError::Twice)?;
-        if let Some(filters) = FILTERS.get() {
-            filters.narrow(Role::Start)?;
-        }
         Ok(landlocked)
     }
+}
+
+/// How many threads this process has. Each is a directory in one that has two links of its own, so
+/// nothing needs to be listed.
+fn threads() -> io::Result<u64> {
+    let links = fs::metadata("/proc/self/task")?.nlink();
+    links.checked_sub(2).filter(|threads| *threads > 0).ok_or(io::ErrorKind::Unsupported.into())
 }
 
 /// Whether this process is confined.

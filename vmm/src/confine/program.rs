@@ -2,9 +2,10 @@
 //! to calls.
 //!
 //! The number of the call is searched for as in a sorted list, halving what is left. When a filter is
-//! installed, the kernel runs it once for each number that there is, to remember which calls are always
-//! let through (`seccomp_cache_prepare_bitmap` in `kernel/seccomp.c`); so the steps to an answer are
-//! what installing costs, and what calls with conditions cost afterwards:
+//! installed, the kernel compiles it, and runs it once for each number that there is, to remember which
+//! calls are always let through (`seccomp_cache_prepare_bitmap` in `kernel/seccomp.c`). So the length and
+//! the steps to an answer are what installing costs, and the steps are what calls with conditions cost
+//! afterwards. Answers that are the same share an instruction:
 //!
 //! ```text
 //!        ld arch; jeq x86_64, else kill; ld number
@@ -29,6 +30,9 @@ const ARGUMENT: u32 = 8;
 
 /// Room for what there usually is of anything, so that it does not grow piece by piece.
 const ROOM: usize = 384;
+/// How far back an answer is looked for: a branch passes 255 instructions, and some are still to come
+/// between it and the answer.
+const NEAR: usize = 200;
 
 /// Instructions: `linux/bpf_common.h`.
 mod code {
@@ -60,28 +64,25 @@ pub(super) enum Answer {
 }
 
 /// The program that gives these answers to these calls, sorted by their numbers, and `otherwise` to all
-/// others. Calls of other architectures kill the process. None if conditions are too many for a branch
-/// past them.
+/// others. Calls of other architectures kill the process.
 pub(super) fn assemble(
     answers: impl IntoIterator<Item = (u32, Answer)>,
     otherwise: u32,
-) -> Option<BpfProgram> {
+) -> BpfProgram {
     let mut segments = Segments(Vec::with_capacity(ROOM));
     segments.put(0, Answer::Plain(otherwise));
     for (number, answer) in answers {
         segments.put(number, answer);
         segments.put(number.saturating_add(1), Answer::Plain(otherwise));
     }
-    let mut program = BpfProgram::with_capacity(ROOM);
-    program.extend([
-        instruction(code::LOAD, ARCHITECTURE),
-        branch(code::IF_EQUAL, ARCH, 1, 0),
-        instruction(code::RETURN, libc::SECCOMP_RET_KILL_PROCESS),
-        instruction(code::LOAD, NUMBER),
-    ]);
-    search(&mut program, &segments.0)?;
-    program.shrink_to_fit();
-    Some(program)
+    let mut program = Backwards::default();
+    let search = program.search(&segments.0);
+    let known = program.then(instruction(code::LOAD, NUMBER), search);
+    let foreign = program.push(instruction(code::RETURN, libc::SECCOMP_RET_KILL_PROCESS));
+    let choice = program.branch(code::IF_EQUAL, ARCH, known, foreign);
+    program.then(instruction(code::LOAD, ARCHITECTURE), choice);
+    program.reversed.reverse();
+    program.reversed
 }
 
 /// All numbers, in pieces: the first one of each, and what it and those up to the next piece are
@@ -98,70 +99,119 @@ impl Segments {
     }
 }
 
-/// Adds the search for the call's number, which is loaded, among `segments`, and their answers.
-fn search(program: &mut BpfProgram, segments: &[(u32, Answer)]) -> Option<()> {
-    let (low, high) = segments.split_at(segments.len() / 2);
-    let (first, answer) = high.first()?;
-    if low.is_empty() {
-        return reply(program, answer);
-    }
-    let at = program.len();
-    program.push(instruction(code::IF_AT_LEAST, *first));
-    search(program, low)?;
-    let past = program.len() - at - 1;
-    let node = program.get_mut(at)?;
-    match u8::try_from(past) {
-        Ok(near) => node.jt = near,
-        // Too far for a branch: it jumps.
-        Err(_) => {
-            node.jf = 1;
-            program.insert(at + 1, instruction(code::JUMP, u32::try_from(past).ok()?));
-        }
-    }
-    search(program, high)
+/// A place in a program: how many instructions there are from it to the end.
+type Place = usize;
+
+/// A program that is made from its end, for all jumps go forward: where they go is there already.
+struct Backwards {
+    reversed: BpfProgram,
+    /// Where it returns what.
+    returns: Vec<(u32, Place)>,
 }
 
-/// Adds what returns an answer.
-fn reply(program: &mut BpfProgram, answer: &Answer) -> Option<()> {
-    match answer {
-        Answer::Plain(answer) => program.push(instruction(code::RETURN, *answer)),
-        Answer::If(any, answer, otherwise) => {
-            for all in any {
-                check(program, all, *answer)?;
-            }
-            program.push(instruction(code::RETURN, *otherwise));
-        }
+impl Default for Backwards {
+    fn default() -> Self {
+        Self { reversed: BpfProgram::with_capacity(ROOM), returns: Vec::new() }
     }
-    Some(())
 }
 
-/// Adds what returns `answer` if all of `conditions` hold, and goes on behind it if not.
-fn check(program: &mut BpfProgram, conditions: &[Condition], answer: u32) -> Option<()> {
-    let Some((first, others)) = conditions.split_first() else {
-        program.push(instruction(code::RETURN, answer));
-        return Some(());
-    };
-    match first {
-        // Nothing is one of none.
-        Condition::Is(_, values) if values.is_empty() => return Some(()),
-        Condition::Is(index, values) => {
-            program.push(instruction(code::LOAD, argument(*index)));
-            for (left, value) in (0..values.len()).rev().zip(values) {
-                program.push(branch(code::IF_EQUAL, *value, u8::try_from(left).ok()?, 0));
-            }
+impl Backwards {
+    /// Puts an instruction before all others.
+    fn push(&mut self, instruction: sock_filter) -> Place {
+        self.reversed.push(instruction);
+        self.reversed.len()
+    }
+
+    /// Puts an instruction before all others, after which the program goes on at `next`.
+    fn then(&mut self, instruction: sock_filter, next: Place) -> Place {
+        if next != self.reversed.len() {
+            self.jump(next);
         }
-        Condition::Bits(index, bits, value) => {
-            program.push(instruction(code::LOAD, argument(*index)));
-            program.push(instruction(code::AND, *bits));
-            program.push(branch(code::IF_EQUAL, *value, 0, 0));
+        self.push(instruction)
+    }
+
+    fn jump(&mut self, to: Place) -> Place {
+        // A program has far fewer than 2^32 instructions.
+        self.push(instruction(code::JUMP, (self.reversed.len() - to) as u32))
+    }
+
+    /// Goes on at one of two places, depending on how a comparison with `k` ends.
+    fn branch(&mut self, code: u32, k: u32, yes: Place, no: Place) -> Place {
+        // There may be a jump to the other one in between.
+        let yes = self.near(yes, 1);
+        let no = self.near(no, 0);
+        let past = |place: Place| (self.reversed.len() - place) as u8;
+        self.push(sock_filter { code: code as u16, jt: past(yes), jf: past(no), k })
+    }
+
+    /// `place`, or a jump to it, if it is too far for a branch after `more` instructions.
+    fn near(&mut self, place: Place, more: usize) -> Place {
+        match u8::try_from(self.reversed.len() + more - place) {
+            Ok(_) => place,
+            Err(_) => self.jump(place),
         }
     }
-    // The last comparison, if it fails, goes past what follows.
-    let at = program.len();
-    check(program, others, answer)?;
-    let past = u8::try_from(program.len() - at).ok()?;
-    program.get_mut(at.checked_sub(1)?)?.jf = past;
-    Some(())
+
+    /// What returns `answer`: if it is near, where that is done for another call already.
+    fn returning(&mut self, answer: u32) -> Place {
+        let near = self.reversed.len().saturating_sub(NEAR);
+        let there = |(of, place): &&(u32, Place)| *of == answer && *place >= near;
+        if let Some((_, place)) = self.returns.iter().find(there) {
+            return *place;
+        }
+        let place = self.push(instruction(code::RETURN, answer));
+        self.returns.retain(|(of, _)| *of != answer);
+        self.returns.push((answer, place));
+        place
+    }
+
+    /// The search for the call's number, which is loaded, among `segments`, and their answers.
+    fn search(&mut self, segments: &[(u32, Answer)]) -> Place {
+        let (low, high) = segments.split_at(segments.len() / 2);
+        match high {
+            // There is always one that begins with 0.
+            [] => self.returning(libc::SECCOMP_RET_KILL_PROCESS),
+            [(_, answer)] if low.is_empty() => self.reply(answer),
+            [(first, _), ..] => {
+                let yes = self.search(high);
+                let no = self.search(low);
+                self.branch(code::IF_AT_LEAST, *first, yes, no)
+            }
+        }
+    }
+
+    /// What returns an answer.
+    fn reply(&mut self, answer: &Answer) -> Place {
+        match answer {
+            Answer::Plain(answer) => self.returning(*answer),
+            Answer::If(any, answer, otherwise) => {
+                let (yes, otherwise) = (self.returning(*answer), self.returning(*otherwise));
+                any.iter().rev().fold(otherwise, |no, all| {
+                    all.iter().rev().fold(yes, |yes, one| self.check(one, yes, no))
+                })
+            }
+        }
+    }
+
+    /// What looks whether a condition holds.
+    fn check(&mut self, condition: &Condition, yes: Place, no: Place) -> Place {
+        match condition {
+            // Nothing is one of none.
+            Condition::Is(_, values) if values.is_empty() => no,
+            Condition::Is(index, values) => {
+                let first = values
+                    .iter()
+                    .rev()
+                    .fold(no, |no, value| self.branch(code::IF_EQUAL, *value, yes, no));
+                self.then(instruction(code::LOAD, argument(*index)), first)
+            }
+            Condition::Bits(index, bits, value) => {
+                let compare = self.branch(code::IF_EQUAL, *value, yes, no);
+                let mask = self.then(instruction(code::AND, *bits), compare);
+                self.then(instruction(code::LOAD, argument(*index)), mask)
+            }
+        }
+    }
 }
 
 /// Where the lower half of an argument is.
@@ -170,13 +220,8 @@ fn argument(index: u8) -> u32 {
 }
 
 fn instruction(code: u32, k: u32) -> sock_filter {
-    branch(code, k, 0, 0)
-}
-
-/// An instruction after which so many are skipped, depending on how a comparison ends.
-fn branch(code: u32, k: u32, if_true: u8, if_false: u8) -> sock_filter {
     // All codes are of 16 bits.
-    sock_filter { code: code as u16, jt: if_true, jf: if_false, k }
+    sock_filter { code: code as u16, jt: 0, jf: 0, k }
 }
 
 #[cfg(test)]
@@ -250,7 +295,7 @@ pub(super) mod tests {
     fn a_number_has_its_answer_however_far_it_is() {
         // The low half is too long for a branch.
         let even = |number: u32| (number * 2, Answer::Plain(YES));
-        let program = assemble((1..600).map(even), NO).unwrap();
+        let program = assemble((1..600).map(even), NO);
         assert!(program.iter().any(|word| u32::from(word.code) == code::JUMP));
         for number in (0..1_300).chain([0x4000_0002, u32::MAX]) {
             let wanted = if number % 2 == 0 && (2..1_200).contains(&number) { YES } else { NO };
@@ -262,21 +307,21 @@ pub(super) mod tests {
 
     #[test]
     fn neighbours_with_one_answer_are_one_piece() {
-        let program = assemble((3..90).map(|number| (number, Answer::Plain(YES))), NO).unwrap();
-        // The beginning, two branches, three answers.
-        assert_eq!(program.len(), 4 + 2 + 3);
+        let program = assemble((3..90).map(|number| (number, Answer::Plain(YES))), NO);
+        // The beginning, two branches, two answers.
+        assert_eq!(program.len(), 4 + 2 + 2);
     }
 
     #[test]
     fn the_last_number_but_one_can_have_an_answer_and_the_last_has_the_others() {
-        let program = assemble([(u32::MAX - 1, Answer::Plain(YES))], NO).unwrap();
+        let program = assemble([(u32::MAX - 1, Answer::Plain(YES))], NO);
         let answer = |number| run(&program, &Call::new(number, [0; 6])).0;
         assert_eq!([u32::MAX - 2, u32::MAX - 1, u32::MAX].map(answer), [NO, YES, NO]);
     }
 
     #[test]
     fn calls_of_another_architecture_kill() {
-        let program = assemble([(3, Answer::Plain(YES))], NO).unwrap();
+        let program = assemble([(3, Answer::Plain(YES))], NO);
         // AUDIT_ARCH_I386
         let call = Call { architecture: 0x4000_0003, ..Call::new(3, [0; 6]) };
         assert_eq!(run(&program, &call).0, libc::SECCOMP_RET_KILL_PROCESS);
@@ -290,7 +335,7 @@ pub(super) mod tests {
             vec![Condition::Bits(1, 0b110, 0b100)],
             vec![is(5, &[])],
         ];
-        let program = assemble([(9, Answer::If(lists, YES, NO))], 3).unwrap();
+        let program = assemble([(9, Answer::If(lists, YES, NO))], 3);
         let answer = |arguments| run(&program, &Call::new(9, arguments)).0;
         let high = 1 << 32;
         for arguments in [[7, 0, 1, 0, 0, 0], [7, 0, 3 | high, 0, 0, 0], [0, 0b101, 0, 0, 0, 0]] {
@@ -309,10 +354,15 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_no_branch_can_pass_is_no_program() {
+    fn conditions_may_be_more_than_a_branch_can_pass() {
         let many = Condition::Is(0, (0..300).collect());
-        for conditions in [vec![many.clone()], vec![Condition::Bits(1, 1, 1), many]] {
-            assert_eq!(assemble([(9, Answer::If(vec![conditions], YES, NO))], NO), None);
+        let lists = vec![vec![Condition::Bits(1, 1, 1), many.clone()], vec![many]];
+        let program = assemble([(9, Answer::If(lists, YES, NO))], NO);
+        for (argument, wanted) in [(0, YES), (299, YES), (300, NO)] {
+            for bit in [0, 1] {
+                let call = Call::new(9, [argument, bit, 0, 0, 0, 0]);
+                assert_eq!(run(&program, &call).0, wanted, "{argument} {bit}");
+            }
         }
     }
 }

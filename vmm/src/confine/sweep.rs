@@ -4,10 +4,10 @@
 //! the kernel send a signal instead, in one process for each role; that it is the same program but
 //! for this answer is looked at before.
 
-use super::filter::{Filters, rows};
+use super::filter::{Filters, install, rows};
 use super::role::Role;
 use super::table::{TABLE, When};
-use seccompiler::SeccompAction;
+use seccompiler::{BpfProgram, SeccompAction};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
@@ -64,18 +64,19 @@ fn in_child(work: impl FnOnce()) -> libc::c_int {
     status
 }
 
-/// Confines this process, a child, to `role`.
-fn confine(filters: &Filters, role: Role) {
+/// The filters of a thread with `role`, in their order.
+fn programs(filters: &Filters, role: Role) -> Vec<BpfProgram> {
+    lineage(role).iter().chain([&role]).map(|role| filters.of(*role)).collect()
+}
+
+/// Confines this process, a child, with `programs`.
+fn confine(programs: &[BpfProgram]) {
     let alone = [libc::PR_SET_DUMPABLE, libc::PR_SET_NO_NEW_PRIVS];
     for (option, value) in alone.into_iter().zip([0, 1]) {
         // SAFETY: it takes numbers.
         unsafe { libc::prctl(option, value, 0, 0, 0) };
     }
-    let confined = lineage(role)
-        .iter()
-        .try_for_each(|before| filters.narrow(*before))
-        .and_then(|()| filters.narrow(role));
-    if confined.is_err() {
+    if programs.iter().try_for_each(install).is_err() {
         // SAFETY: it takes a number.
         unsafe { libc::_exit(UNCONFINED) };
     }
@@ -107,8 +108,9 @@ fn allowed(role: Role) -> BTreeMap<i64, bool> {
 
 #[test]
 fn whatever_a_role_may_not_call_kills_by_any_number_that_it_has() {
-    let filters = Filters::answering(SeccompAction::Trap).unwrap();
+    let filters = Filters::answering(SeccompAction::Trap);
     for role in Role::ALL {
+        let programs = programs(&filters, role);
         let allowed = allowed(role);
         let forbidden =
             |number: &i64| !PROBES.contains(number) && allowed.get(number).copied().unwrap_or(true);
@@ -126,7 +128,7 @@ fn whatever_a_role_may_not_call_kills_by_any_number_that_it_has() {
         let status = in_child(|| {
             // SAFETY: the handler only stores to an atomic.
             unsafe { libc::signal(libc::SIGSYS, trapped as *const () as libc::sighandler_t) };
-            confine(&filters, role);
+            confine(&programs);
             for number in &numbers {
                 // What is allowed with some arguments is tried with others only.
                 let small = allowed.contains_key(number) || is_trapped(*number, 0);
@@ -150,13 +152,13 @@ fn whatever_a_role_may_not_call_kills_by_any_number_that_it_has() {
 
 #[test]
 fn the_filter_that_kills_is_the_one_that_was_swept_but_for_its_answer() {
-    let kills = Filters::answering(SeccompAction::KillProcess).unwrap();
-    let traps = Filters::answering(SeccompAction::Trap).unwrap();
+    let kills = Filters::answering(SeccompAction::KillProcess);
+    let traps = Filters::answering(SeccompAction::Trap);
     for role in Role::ALL {
-        let (kills, traps) = (kills.of(role).unwrap(), traps.of(role).unwrap());
+        let (kills, traps) = (kills.of(role), traps.of(role));
         assert_eq!(kills.len(), traps.len());
         let mut answers = 0;
-        for (kill, trap) in kills.iter().zip(traps) {
+        for (kill, trap) in kills.iter().zip(&traps) {
             assert_eq!((kill.code, kill.jt, kill.jf), (trap.code, trap.jt, trap.jf));
             if kill.k != trap.k {
                 // BPF_RET | BPF_K
@@ -185,10 +187,11 @@ fn a_call_through_the_door_of_32_bit_programs_kills() {
         eprintln!("NOT TESTED: this kernel does not have that door: {without:#x}");
         return;
     }
-    let filters = Filters::answering(SeccompAction::KillProcess).unwrap();
+    let filters = Filters::answering(SeccompAction::KillProcess);
     for role in Role::ALL {
+        let programs = programs(&filters, role);
         let status = in_child(|| {
-            confine(&filters, role);
+            confine(&programs);
             old_call();
         });
         assert!(libc::WIFSIGNALED(status), "{role:?}: {status:#x}");

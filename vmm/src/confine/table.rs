@@ -156,6 +156,7 @@ pub(super) const TABLE: &[Row] = &[
         ALL,
         "the allocator and ending threads give memory back; so does the balloon, of guest RAM",
     ),
+    row(calls!(SYS_sysinfo), Always, Roles::VM, "how much memory the host has, for the machine's"),
     row(calls!(SYS_getrandom), Always, ALL, "keys of hash tables; the guest's random numbers"),
     row(
         calls!(SYS_clock_gettime),
