@@ -63,7 +63,9 @@ impl Guest {
         let hypervisor = Hypervisor::open().unwrap_or_else(|error| panic!("{error}"));
         let ram = memory::map(16 << 20).unwrap();
         let vm = hypervisor.create_vm(&ram).unwrap();
-        let vcpu = hypervisor.create_vcpu(&vm, 0, 1).unwrap();
+        let [vcpu] = hypervisor.create_vcpus(&vm, 1).unwrap().try_into().unwrap();
+        let cpuid = hypervisor.supported_cpuid().unwrap();
+        hypervisor.set_up_vcpu(&vcpu, &cpuid, 0, 1).unwrap();
         ram.write_slice(code, GuestAddress(HIGH_RAM)).unwrap();
         regs::set_up(&vcpu, &ram, &Entry { rip: HIGH_RAM, boot_params: 0x7000 }).unwrap();
         let mut buses = Buses::default();
@@ -71,9 +73,8 @@ impl Guest {
         buses.pio.insert(PORT.into(), 8, device.clone()).unwrap();
         buses.mmio.insert(ADDRESS, 0x1000, device).unwrap();
         let (slot, outcome) = OutcomeSlot::new();
-        let processors =
-            Processors::start(vec![vcpu], &Arc::new(buses), &slot, &Usage::default(), false)
-                .unwrap();
+        let mut processors = Processors::spawn(1, &slot, &Usage::default()).unwrap();
+        processors.start(vec![vcpu], &Arc::new(buses), false);
         Self { processors, outcome, log, ram }
     }
 

@@ -129,6 +129,76 @@ pub struct IoHandle {
 #[derive(Debug, PartialEq, Eq)]
 pub struct SourceId(u32);
 
+/// A thread that is still to be started. Meanwhile its sources are put on it by whoever has it.
+pub struct Unstarted {
+    served: Served,
+    commands: Receiver<Command>,
+    handle: IoHandle,
+}
+
+impl Unstarted {
+    /// One without sources.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn new() -> io::Result<Self> {
+        let wake = Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
+        let (sender, commands) = unbounded();
+        let served = Served::new()?;
+        let event = EpollEvent::new(EventSet::IN, COMMANDS);
+        served.epoll.ctl(ControlOperation::Add, wake.as_raw_fd(), event)?;
+        let handle = IoHandle {
+            commands: sender,
+            wake,
+            next: Arc::new(1.into()),
+            #[cfg(any(test, fuzzing))]
+            hand: None,
+        };
+        Ok(Self { served, commands, handle })
+    }
+
+    /// A handle to the thread, which does nothing before it is started.
+    #[must_use]
+    pub fn handle(&self) -> IoHandle {
+        self.handle.clone()
+    }
+
+    /// Puts `source` on the thread.
+    ///
+    /// # Errors
+    /// The source could not [start](Source::start).
+    pub fn add(&mut self, source: Box<dyn Source>) -> io::Result<SourceId> {
+        let id = self.handle.next();
+        self.served.add(id, source)?;
+        Ok(SourceId(id))
+    }
+
+    /// Starts the thread, which is named `name` and has this [role](Role). It drops `held` when it ends,
+    /// however that comes.
+    ///
+    /// # Errors
+    /// No thread is left.
+    pub fn spawn(self, role: Role, name: &str, held: impl Send + 'static) -> io::Result<IoThread> {
+        let Self { served, commands, handle } = self;
+        let (alive, ended) = bounded::<()>(0);
+        #[cfg(any(test, fuzzing))]
+        if by_hand::is_wanted() {
+            let hand = Some(by_hand::Hand::new(served, held));
+            let handle = IoHandle { hand, ..handle };
+            return Ok(IoThread { handle, thread: None, ended });
+        }
+        let wake = handle.wake.clone();
+        let serve = move || {
+            confine::narrow(role);
+            let _alive = alive;
+            let _held = held;
+            served.serve(&commands, &wake);
+        };
+        let thread = thread::Builder::new().name(name.into()).spawn(serve)?;
+        Ok(IoThread { handle, thread: Some(thread), ended })
+    }
+}
+
 impl IoThread {
     /// Starts the thread, which is named `name` and has the [role](Role) `io`.
     ///
@@ -143,36 +213,7 @@ impl IoThread {
     /// # Errors
     /// As for [`spawn`](Self::spawn).
     pub fn spawn_holding(role: Role, name: &str, held: impl Send + 'static) -> io::Result<Self> {
-        let wake = Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
-        let (commands, receiver) = unbounded();
-        let served = Served::new()?;
-        let event = EpollEvent::new(EventSet::IN, COMMANDS);
-        served.epoll.ctl(ControlOperation::Add, wake.as_raw_fd(), event)?;
-        let (alive, ended) = bounded::<()>(0);
-        #[cfg(any(test, fuzzing))]
-        if by_hand::is_wanted() {
-            let hand = Some(by_hand::Hand::new(served, held));
-            let handle = IoHandle { commands, wake, next: Arc::new(1.into()), hand };
-            return Ok(Self { handle, thread: None, ended });
-        }
-        let thread = {
-            let wake = wake.clone();
-            let serve = move || {
-                confine::narrow(role);
-                let _alive = alive;
-                let _held = held;
-                served.serve(&receiver, &wake);
-            };
-            thread::Builder::new().name(name.into()).spawn(serve)?
-        };
-        let handle = IoHandle {
-            commands,
-            wake,
-            next: Arc::new(1.into()),
-            #[cfg(any(test, fuzzing))]
-            hand: None,
-        };
-        Ok(Self { handle, thread: Some(thread), ended })
+        Unstarted::new()?.spawn(role, name, held)
     }
 
     /// A handle to the thread.
@@ -210,7 +251,7 @@ impl IoHandle {
     /// # Errors
     /// The source could not [start](Source::start), or the thread has ended.
     pub fn add(&self, source: Box<dyn Source>) -> io::Result<SourceId> {
-        let id = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let id = self.next();
         let (reply, answer) = bounded(1);
         self.send(Command::Add(id, source, reply));
         answer.recv().map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))??;
@@ -230,6 +271,11 @@ impl IoHandle {
         let (reply, answer) = bounded(1);
         self.send(Command::Remove(id.0, reply));
         answer
+    }
+
+    /// A number for a source.
+    fn next(&self) -> u32 {
+        self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
     }
 
     fn send(&self, command: Command) {
@@ -330,14 +376,8 @@ impl Served {
     fn obey(&mut self, command: Command) -> bool {
         match command {
             Command::Add(id, source, reply) => {
-                self.sources.insert(id, Entry { source, watched: HashMap::new() });
-                let mut started = Ok(());
-                self.call(id, |source, registry| started = source.start(registry));
-                if started.is_err() {
-                    self.take_off(id);
-                }
                 // Who asked waits for the answer.
-                let _ = reply.send(started);
+                let _ = reply.send(self.add(id, source));
             }
             Command::Remove(id, reply) => {
                 self.take_off(id);
@@ -346,6 +386,16 @@ impl Served {
             Command::Stop => return false,
         }
         true
+    }
+
+    fn add(&mut self, id: u32, source: Box<dyn Source>) -> io::Result<()> {
+        self.sources.insert(id, Entry { source, watched: HashMap::new() });
+        let mut started = Ok(());
+        self.call(id, |source, registry| started = source.start(registry));
+        if started.is_err() {
+            self.take_off(id);
+        }
+        started
     }
 
     fn take_off(&mut self, id: u32) {

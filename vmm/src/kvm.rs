@@ -79,7 +79,6 @@ fn refused(what: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> KvmError {
 /// An open KVM that can do what is needed.
 pub struct Hypervisor {
     kvm: Kvm,
-    cpuid: CpuId,
     tsc_deadline: bool,
 }
 
@@ -101,11 +100,18 @@ impl Hypervisor {
         if let Some((_, name)) = NEEDED.iter().find(|(cap, _)| !kvm.check_extension(*cap)) {
             return Err(KvmError::Capability(name));
         }
-        let cpuid = kvm
-            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-            .map_err(refused("KVM_GET_SUPPORTED_CPUID"))?;
         let tsc_deadline = kvm.check_extension(Cap::TscDeadlineTimer);
-        Ok(Self { kvm, cpuid, tsc_deadline })
+        Ok(Self { kvm, tsc_deadline })
+    }
+
+    /// What KVM can show guests of this host's processors.
+    ///
+    /// # Errors
+    /// KVM refuses.
+    pub fn supported_cpuid(&self) -> Result<CpuId, KvmError> {
+        self.kvm
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .map_err(refused("KVM_GET_SUPPORTED_CPUID"))
     }
 
     /// The most processors that a machine may have here.
@@ -144,17 +150,31 @@ impl Hypervisor {
         Ok(Arc::new(vm))
     }
 
-    /// Processor `index` of `count` of `vm`.
+    /// `count` processors of `vm`, which cannot run yet.
+    ///
+    /// # Errors
+    /// KVM refuses.
+    pub fn create_vcpus(&self, vm: &VmFd, count: u8) -> Result<Vec<VcpuFd>, KvmError> {
+        let create = |index: u8| vm.create_vcpu(index.into());
+        (0..count).map(create).collect::<Result<_, _>>().map_err(refused("KVM_CREATE_VCPU"))
+    }
+
+    /// Makes `vcpu` processor `index` of `count`, which shows the guest what it may use of
+    /// [`cpuid`](Self::supported_cpuid).
     ///
     /// # Errors
     /// KVM refuses a step.
-    pub fn create_vcpu(&self, vm: &VmFd, index: u8, count: u8) -> Result<VcpuFd, KvmError> {
-        let vcpu = vm.create_vcpu(index.into()).map_err(refused("KVM_CREATE_VCPU"))?;
-        let cpuid = cpuid::for_vcpu(&self.cpuid, index, count, self.tsc_deadline);
+    pub fn set_up_vcpu(
+        &self,
+        vcpu: &VcpuFd,
+        cpuid: &CpuId,
+        index: u8,
+        count: u8,
+    ) -> Result<(), KvmError> {
+        let cpuid = cpuid::for_vcpu(cpuid, index, count, self.tsc_deadline);
         vcpu.set_cpuid2(&cpuid).map_err(refused("KVM_SET_CPUID2"))?;
-        enable_extended_states(&vcpu, &cpuid)?;
-        msr::set_up(&vcpu)?;
-        Ok(vcpu)
+        enable_extended_states(vcpu, &cpuid)?;
+        Ok(msr::set_up(vcpu)?)
     }
 }
 

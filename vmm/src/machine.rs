@@ -1,10 +1,12 @@
 //! The one wiring file: a configuration becomes a machine, and the machine runs one boot.
 //!
-//! The order is that of [`kvm`](crate::kvm): memory, irqchip, processors. Then come the devices,
-//! each at its place in [`layout`], the ACPI tables that tell of them, and the kernel. A reboot
-//! makes a new machine, so that nothing of the earlier boot is left.
+//! The order is that of [`kvm`](crate::kvm): memory, irqchip, processors. Then come the devices, each at
+//! its place in [`layout`]. Meanwhile another thread does what needs no VM: it fills RAM with the kernel
+//! and the tables that tell of the machine, and asks what of the host's processors KVM can show, for which
+//! KVM tries them: where this host is a guest itself, that takes as long as making a VM. A reboot makes a
+//! new machine, so that nothing of the earlier boot is left.
 
-use crate::boot::{self, BootError};
+use crate::boot::{self, BootError, Entry};
 use crate::bus::{Bus, BusError, SharedDevice};
 use crate::config::{
     Components, ConfigError, ConsoleDevice, DEVICES_OF_EVERY_MACHINE, MachineConfig,
@@ -17,7 +19,7 @@ use crate::devices::power::{self, Power};
 use crate::devices::pvpanic::{self, Pvpanic};
 use crate::devices::rtc::{self, Rtc};
 use crate::devices::serial::{self, Serial};
-use crate::io::IoThread;
+use crate::io::{IoThread, Unstarted};
 use crate::irq::IrqLine;
 use crate::kvm::{Hypervisor, KvmError};
 use crate::memory::{self, GuestRam, MemoryError};
@@ -44,8 +46,10 @@ use protocol::AGENT_PORT;
 use std::borrow::Cow;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::panic;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, ScopedJoinHandle};
 
 /// The guest's context id: every machine has its own vsock, so all can have the same.
 const GUEST_CID: u64 = 3;
@@ -191,6 +195,7 @@ impl PowerButton {
 /// Fields are dropped in this order: first who uses guest RAM, last the RAM.
 pub struct Machine {
     vcpus: Vec<VcpuFd>,
+    processors: Processors,
     parts: Parts,
 }
 
@@ -198,7 +203,6 @@ pub struct Machine {
 ///
 /// Fields are dropped in this order: the devices and the console's last words, last the RAM.
 struct Parts {
-    usage: Usage,
     buses: Arc<Buses>,
     _io: IoThread,
     slot: OutcomeSlot,
@@ -251,74 +255,108 @@ impl Machine {
     /// The configuration is not valid, a file cannot be loaded, or the host cannot do it.
     pub fn new(config: &MachineConfig, links: &Links) -> Result<Self, MachineError> {
         config.validate()?;
+        let (slot, outcome) = OutcomeSlot::new();
+        let mut io = Unstarted::new().map_err(resource("the io thread"))?;
         let hypervisor = Hypervisor::open()?;
         let most = hypervisor.max_vcpus();
         if usize::from(config.cpus) > most {
             return Err(MachineError::Cpus { asked: config.cpus, most });
         }
         let ram = memory::map(config.memory)?;
-        let vm = hypervisor.create_vm(&ram)?;
-        let vcpus = (0..config.cpus)
-            .map(|index| hypervisor.create_vcpu(&vm, index, config.cpus))
-            .collect::<Result<Vec<_>, _>>()?;
-
-        let (slot, outcome) = OutcomeSlot::new();
-        let io = IoThread::spawn_holding(Role::Io, "io", LastWord::of("io", &slot))
-            .map_err(resource("the io thread"))?;
-        let mut board = Board { vm: &vm, pio: Bus::default(), mmio: Bus::default(), virtio: 0 };
-        let ioapic = Arc::new(Mutex::new(IoApic::new(vm.clone())));
-        board.mmio.insert(layout::IOAPIC, layout::IOAPIC_SIZE, ioapic)?;
         let input = match config.console_device {
             ConsoleDevice::Serial => None,
             ConsoleDevice::Virtio => Some(Input::new().map_err(resource("the console"))?),
         };
         let input = input.map(|input| Arc::new(Mutex::new(input)));
-        let button = board.platform(links, &io, &slot, input.clone())?;
-        for device in virtio_devices(links, &io, &slot, input)? {
-            board.virtio(device, &ram)?;
-        }
-        acpi::write(&ram, &Platform { cpus: config.cpus, virtio: board.virtio })?;
-        let oem_strings = match config.integration {
-            Components::Off => Cow::Borrowed(config.oem_strings.as_slice()),
-            _ => notify::with_address(&config.oem_strings),
-        };
-        let identity = Identity {
-            uuid: config.uuid.unwrap_or_default(),
-            oem_strings: &oem_strings,
-            own_strings: &links.own_strings,
-        };
-        smbios::write(&ram, &identity)?;
-        let buses = Arc::new(Buses { pio: board.pio, mmio: board.mmio });
+        let devices = virtio_devices(links, &mut io, &slot, input.clone())?;
+        let platform = Platform { cpus: config.cpus, virtio: devices.len() as u8 };
 
-        let entry = boot::load(&ram, config)?;
+        let put_together = || {
+            let vm = hypervisor.create_vm(&ram)?;
+            // They get ready while the rest of the machine is made.
+            let processors = Processors::spawn(config.cpus, &slot, &links.usage)
+                .map_err(resource("the processors' threads"))?;
+            let vcpus = hypervisor.create_vcpus(&vm, config.cpus)?;
+            let mut board = Board { vm: &vm, pio: Bus::default(), mmio: Bus::default(), virtio: 0 };
+            let ioapic = Arc::new(Mutex::new(IoApic::new(vm.clone())));
+            board.mmio.insert(layout::IOAPIC, layout::IOAPIC_SIZE, ioapic)?;
+            let button = board.platform(links, &mut io, &slot, input)?;
+            let io = io
+                .spawn(Role::Io, "io", LastWord::of("io", &slot))
+                .map_err(resource("the io thread"))?;
+            for device in devices {
+                board.virtio(device, &ram)?;
+            }
+            let buses = Arc::new(Buses { pio: board.pio, mmio: board.mmio });
+            Ok::<_, MachineError>((vm, processors, vcpus, button, io, buses))
+        };
+        let own_strings = &links.own_strings;
+        let fill = || {
+            let cpuid = hypervisor.supported_cpuid()?;
+            Ok::<_, MachineError>((cpuid, fill(&ram, config, &platform, own_strings)?))
+        };
+        let (put_together, filled) = meanwhile(put_together, fill);
+        let (vm, processors, vcpus, button, io, buses) = put_together?;
+        let (cpuid, entry) = filled?;
+
+        for (index, vcpu) in (0..config.cpus).zip(&vcpus) {
+            hypervisor.set_up_vcpu(vcpu, &cpuid, index, config.cpus)?;
+        }
         if let Some(first) = vcpus.first() {
             regs::set_up(first, &ram, &entry)?;
         }
         links.console.output().boot_begins();
         let output = links.console.output().clone();
-        let usage = links.usage.clone();
-        let parts =
-            Parts { usage, buses, _io: io, slot, outcome, button, output, _vm: vm, _ram: ram };
-        Ok(Self { vcpus, parts })
+        let parts = Parts { buses, _io: io, slot, outcome, button, output, _vm: vm, _ram: ram };
+        Ok(Self { vcpus, processors, parts })
     }
 
     /// Lets the processors run; if the boot is to begin `paused`, only when they are resumed.
-    ///
-    /// # Errors
-    /// A processor's thread cannot be started.
-    pub fn start(self, paused: bool) -> Result<Boot, MachineError> {
-        let Self { vcpus, parts } = self;
-        let processors = Processors::start(vcpus, &parts.buses, &parts.slot, &parts.usage, paused)
-            .map_err(resource("the processors' threads"))?;
-        Ok(Boot { processors: Arc::new(processors), parts })
+    #[must_use]
+    pub fn start(self, paused: bool) -> Boot {
+        let Self { vcpus, mut processors, parts } = self;
+        processors.start(vcpus, &parts.buses, paused);
+        Boot { processors: Arc::new(processors), parts }
     }
+}
+
+/// Does `one`, and the `other` at the same time on another thread, if there is one to be had.
+fn meanwhile<A, B: Send>(one: impl FnOnce() -> A, other: impl Fn() -> B + Sync) -> (A, B) {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name("fill".into()).spawn_scoped(scope, &other);
+        let one = one();
+        let other = match thread.map(ScopedJoinHandle::join) {
+            Ok(Ok(other)) => other,
+            Ok(Err(panic)) => panic::resume_unwind(panic),
+            Err(_) => other(),
+        };
+        (one, other)
+    })
+}
+
+/// Writes what the guest's RAM begins with: the kernel and the initrd, and the tables that tell of the
+/// machine.
+fn fill(
+    ram: &GuestRam,
+    config: &MachineConfig,
+    platform: &Platform,
+    own_strings: &[String],
+) -> Result<Entry, MachineError> {
+    acpi::write(ram, platform)?;
+    let oem_strings = match config.integration {
+        Components::Off => Cow::Borrowed(config.oem_strings.as_slice()),
+        _ => notify::with_address(&config.oem_strings),
+    };
+    let uuid = config.uuid.unwrap_or_default();
+    smbios::write(ram, &Identity { uuid, oem_strings: &oem_strings, own_strings })?;
+    Ok(boot::load(ram, config)?)
 }
 
 /// The virtio devices: those of every machine, then the console that reads `input`, the disks, and the
 /// network interfaces.
 fn virtio_devices(
     links: &Links,
-    io: &IoThread,
+    io: &mut Unstarted,
     outcome: &OutcomeSlot,
     input: Option<Arc<Mutex<Input>>>,
 ) -> Result<Vec<Box<dyn VirtioDevice>>, MachineError> {
@@ -327,7 +365,7 @@ fn virtio_devices(
         Service { port: AGENT_PORT, privileged: true, accept: links.agents.clone(), bell: None };
     let (notify, listener) =
         notify::service(links.readiness.clone()).map_err(resource("the readiness service"))?;
-    io.handle().add(Box::new(listener)).map_err(resource("the readiness service"))?;
+    io.add(Box::new(listener)).map_err(resource("the readiness service"))?;
     let vsock = VsockConfig {
         guest_cid: GUEST_CID,
         listener: programs.map_err(resource("a descriptor of the vsock socket"))?,
@@ -378,7 +416,7 @@ impl Board<'_> {
     fn platform(
         &mut self,
         links: &Links,
-        io: &IoThread,
+        io: &mut Unstarted,
         outcome: &OutcomeSlot,
         input: Option<Arc<Mutex<Input>>>,
     ) -> Result<PowerButton, MachineError> {
@@ -391,9 +429,7 @@ impl Board<'_> {
             Some(input) => input,
             None => serial,
         };
-        io.handle()
-            .add(links.console.connect(port, outcome.clone()))
-            .map_err(resource("the console"))?;
+        io.add(links.console.connect(port, outcome.clone())).map_err(resource("the console"))?;
 
         let i8042 = I8042::new(outcome.clone());
         self.port(layout::I8042, i8042::PORTS, Arc::new(Mutex::new(i8042)))?;

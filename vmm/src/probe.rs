@@ -185,17 +185,21 @@ enum ProbeError {
 fn run(hypervisor: &Hypervisor) -> Result<(u8, Outcome), ProbeError> {
     let ram = memory::map(RAM)?;
     let vm = hypervisor.create_vm(&ram)?;
-    let vcpu = hypervisor.create_vcpu(&vm, 0, 1)?;
+    let vcpus = hypervisor.create_vcpus(&vm, 1)?;
+    let cpuid = hypervisor.supported_cpuid()?;
     ram.write_slice(guest(), GuestAddress(HIGH_RAM)).map_err(ProbeError::Write)?;
-    regs::set_up(&vcpu, &ram, &Entry { rip: HIGH_RAM, boot_params: 0 })?;
+    for vcpu in &vcpus {
+        hypervisor.set_up_vcpu(vcpu, &cpuid, 0, 1)?;
+        regs::set_up(vcpu, &ram, &Entry { rip: HIGH_RAM, boot_params: 0 })?;
+    }
     let (slot, outcome) = OutcomeSlot::new();
     let steps = Arc::new(AtomicU8::new(0));
     let mut buses = Buses::default();
     let port = Progress { steps: steps.clone(), outcome: slot.clone() };
     buses.pio.insert(PORT, 1, Arc::new(Mutex::new(port)))?;
-    let processors =
-        Processors::start(vec![vcpu], &Arc::new(buses), &slot, &Usage::default(), false)
-            .map_err(ProbeError::Thread)?;
+    let mut processors =
+        Processors::spawn(1, &slot, &Usage::default()).map_err(ProbeError::Thread)?;
+    processors.start(vcpus, &Arc::new(buses), false);
     // The slot is ours, so the only error is that the time is over.
     let outcome = outcome.recv_timeout(LIMIT).unwrap_or(Outcome::Stopped);
     drop(processors);

@@ -5,6 +5,7 @@ use crate::confine::{self, Role};
 use crate::kick::{self, AllBlocked};
 use crate::outcome::{LastWord, Outcome, OutcomeSlot};
 use crate::usage::Usage;
+use crossbeam_channel::{Sender, bounded};
 use kvm_bindings::{
     KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_run,
 };
@@ -62,11 +63,11 @@ struct Watch {
 }
 
 impl Gate {
-    fn new(paused: bool) -> Self {
-        let order = if paused { Order::Pause } else { Order::Run };
+    /// One that is closed.
+    fn new() -> Self {
         Self {
-            open: AtomicBool::new(!paused),
-            watch: Mutex::new(Watch { order, alive: 0, parked: 0 }),
+            open: AtomicBool::new(false),
+            watch: Mutex::new(Watch { order: Order::Pause, alive: 0, parked: 0 }),
             changed: Condvar::new(),
         }
     }
@@ -120,44 +121,55 @@ impl Drop for Alive {
 /// The processors of a machine, a thread each. Dropping it stops them.
 pub struct Processors {
     gate: Arc<Gate>,
+    /// Where each of those that do not run yet waits for what it is to run with.
+    waiting: Vec<Sender<(VcpuFd, Arc<Buses>)>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Processors {
-    /// Starts `vcpus`: they reach devices through `buses`, and say how the boot ends through
-    /// `outcome`; their time goes into `usage`. If they are to start `paused`, they wait for
-    /// [`resume`](Self::resume).
+    /// Starts the threads of `count` processors, which get ready and wait for [`start`](Self::start). How
+    /// the boot ends is said through `outcome`, and their time goes into `usage`.
     ///
     /// # Errors
     /// A thread cannot be started; those that were have been stopped again.
-    pub fn start(
-        vcpus: Vec<VcpuFd>,
-        buses: &Arc<Buses>,
-        outcome: &OutcomeSlot,
-        usage: &Usage,
-        paused: bool,
-    ) -> io::Result<Self> {
+    pub fn spawn(count: u8, outcome: &OutcomeSlot, usage: &Usage) -> io::Result<Self> {
         // The threads inherit the mask: no signal that the process handles ends up in them.
         let _mask = AllBlocked::new();
-        let gate = Arc::new(Gate::new(paused));
-        let mut processors = Self { gate, threads: Vec::with_capacity(vcpus.len()) };
-        for (index, fd) in vcpus.into_iter().enumerate() {
+        let mut processors =
+            Self { gate: Arc::new(Gate::new()), waiting: Vec::new(), threads: Vec::new() };
+        for index in 0..count {
             processors.gate.lock().alive += 1;
             let alive = Alive(processors.gate.clone());
-            let vcpu = Vcpu { fd, buses: buses.clone(), outcome: outcome.clone(), alive };
             let name = format!("vcpu{index}");
             let last_word = LastWord::of(&name, outcome);
-            let usage = usage.clone();
+            let (usage, outcome) = (usage.clone(), outcome.clone());
+            let (starter, start) = bounded(1);
             let run = move || {
                 confine::narrow(Role::Vcpu);
                 let _last_word = last_word;
                 let _counted = usage.count_this_thread();
-                vcpu.run();
+                // A machine that could not be put together starts none.
+                if let Ok((fd, buses)) = start.recv() {
+                    Vcpu { fd, buses, outcome, alive }.run();
+                }
             };
             let thread = thread::Builder::new().name(name).spawn(run)?;
+            processors.waiting.push(starter);
             processors.threads.push(thread);
         }
         Ok(processors)
+    }
+
+    /// Has them run `vcpus`, one each, that reach devices through `buses`. If they are to start `paused`,
+    /// they wait for [`resume`](Self::resume).
+    pub fn start(&mut self, vcpus: Vec<VcpuFd>, buses: &Arc<Buses>, paused: bool) {
+        if !paused {
+            self.gate.order(Order::Run);
+        }
+        for (starter, vcpu) in self.waiting.drain(..).zip(vcpus) {
+            // A thread that has ended before has said so.
+            let _ = starter.send((vcpu, buses.clone()));
+        }
     }
 
     /// Lets all processors stand still; when this returns, they do. A device access that one of
@@ -179,6 +191,7 @@ impl Processors {
 
 impl Drop for Processors {
     fn drop(&mut self) {
+        self.waiting.clear();
         self.gate.order(Order::Stop);
         self.threads.iter().for_each(kick::kick);
         for thread in self.threads.drain(..) {

@@ -158,7 +158,7 @@ struct Inner {
 #[derive(Default)]
 struct Life {
     /// Has the `vm` thread run the machine; it ends when this is dropped.
-    starter: Option<Sender<()>>,
+    starter: Option<Sender<Arc<Inner>>>,
     thread: Option<JoinHandle<()>>,
     /// The boot that runs now.
     control: Option<MachineControl>,
@@ -202,6 +202,14 @@ impl Vm {
     ) -> Result<Self, CallError> {
         let invalid = |error: ConfigError| CallError::new(error.code(), chain(&error));
         config.validate().map_err(invalid)?;
+        // One order at a time: a machine is started that is turned off. The thread is the first, so that
+        // it is ready for the first order when the others are.
+        let (starter, starts) = bounded::<Arc<Inner>>(1);
+        let thread = thread::Builder::new().name("vm".into()).spawn(move || {
+            confine::narrow(Role::Vm);
+            starts.iter().for_each(|inner| inner.run());
+        });
+        let thread = thread.map_err(StartError::Thread)?;
         let state = StateCell::new(VmState::TurnedOff);
         let (agents, incoming) = bounded(AGENT_BACKLOG);
         let integration = Integration::spawn(state.clone(), tasks.clone(), incoming)
@@ -220,27 +228,14 @@ impl Vm {
             integration,
             usage: Usage::default(),
             agents,
-            life: Mutex::default(),
+            life: Mutex::new(Life {
+                starter: Some(starter),
+                thread: Some(thread),
+                ..Life::default()
+            }),
             ended: Condvar::new(),
         };
-        let vm = Self { inner: Arc::new(inner) };
-        // One order at a time: a machine is started that is turned off.
-        let (starter, starts) = bounded(1);
-        let thread = {
-            let inner = vm.inner.clone();
-            thread::Builder::new().name("vm".into()).spawn(move || {
-                confine::narrow(Role::Vm);
-                for () in starts {
-                    inner.run();
-                }
-            })
-        };
-        let thread = thread.map_err(StartError::Thread)?;
-        {
-            let mut life = vm.inner.lock();
-            (life.starter, life.thread) = (Some(starter), Some(thread));
-        }
-        Ok(vm)
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Has the vsock socket, which is at the path that the machine was made with, outlive its runs.
@@ -319,7 +314,9 @@ impl Vm {
         }
         // The thread takes the order when it is done with its former run, of which turning the machine
         // off was the last act.
-        let ordered = life.starter.as_ref().is_some_and(|starter| starter.try_send(()).is_ok());
+        let order = || self.inner.clone();
+        let ordered =
+            life.starter.as_ref().is_some_and(|starter| starter.try_send(order()).is_ok());
         if !ordered {
             let text = "the machine's thread does not answer";
             return Err(CallError::new(HResult::DISP_E_EXCEPTION, text));
@@ -570,7 +567,7 @@ impl Inner {
     /// Runs one boot after the other until the machine ends for good.
     fn boots(&self) -> End {
         let started = self.connect().and_then(|connected| {
-            let machine = Machine::new(&self.config, &connected.links)?;
+            let machine = self.machine(&connected.links)?;
             Ok((connected, machine))
         });
         let (connected, mut machine) = match started {
@@ -579,11 +576,7 @@ impl Inner {
         };
         self.readiness.boot_begins();
         loop {
-            let outcome = match self.boot(machine) {
-                Ok(outcome) => outcome,
-                Err(error) => return End::Failed(chain(&error)),
-            };
-            match outcome {
+            match self.boot(machine) {
                 Outcome::Reset | Outcome::HostReset => {}
                 Outcome::PowerOff => return End::PowerOff,
                 Outcome::Stopped => return End::TurnedOff,
@@ -593,22 +586,29 @@ impl Inner {
             }
             self.readiness.boot_begins();
             self.events.publish(EventKind::OnReset);
-            machine = match Machine::new(&self.config, &connected.links) {
+            machine = match self.machine(&connected.links) {
                 Ok(machine) => machine,
                 Err(error) => return End::Failed(chain(&error)),
             };
         }
     }
 
+    /// Puts the machine together for a boot, of which the integration channel hears meanwhile.
+    fn machine(&self, links: &Links) -> Result<Machine, MachineError> {
+        let heard = self.integration.boot_starts();
+        let machine = Machine::new(&self.config, links)?;
+        heard.wait();
+        Ok(machine)
+    }
+
     /// Runs one boot to its end.
-    fn boot(&self, machine: Machine) -> Result<Outcome, MachineError> {
+    fn boot(&self, machine: Machine) -> Outcome {
         let boot = {
             let mut life = self.lock();
             if life.unwanted {
-                return Ok(Outcome::Stopped);
+                return Outcome::Stopped;
             }
-            self.integration.boot_started();
-            let boot = machine.start(self.state.get() == VmState::Paused)?;
+            let boot = machine.start(self.state.get() == VmState::Paused);
             life.control = Some(boot.control());
             if self.state.get() == VmState::TurningOn {
                 self.enter(VmState::Running);
@@ -634,7 +634,7 @@ impl Inner {
         // The processors are stopped by whoever lets go of them last, which is to be this thread.
         life.control = None;
         drop(life);
-        Ok(outcome)
+        outcome
     }
 
     /// Opens what connects the machine to the host.
@@ -797,7 +797,7 @@ impl Vm {
     /// A machine that seems to run, but has no processors.
     pub(crate) fn hollow(config: MachineConfig) -> Self {
         let vm = Self::new(config, None).unwrap();
-        vm.inner.integration.boot_started();
+        vm.inner.integration.boot_starts().wait();
         vm.inner.state.set(VmState::Running);
         vm.inner.lock().balloon = vm.inner.new_balloon().ok();
         vm

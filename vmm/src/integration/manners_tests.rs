@@ -28,7 +28,7 @@ fn case_46_a_connection_of_a_boot_that_has_ended_is_no_agent_of_the_next() {
         ]);
         ours.write_all(&said).unwrap();
         host.agents.send(theirs).unwrap();
-        host.integration.boot_started();
+        host.integration.boot_starts().wait();
         assert!(!host.guest().wait_for_agent(Duration::from_millis(2)));
         assert_eq!(host.guest().agent().version, None, "nothing is known of it either");
     }

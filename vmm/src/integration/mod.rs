@@ -116,9 +116,10 @@ impl Integration {
         self.guest.clone()
     }
 
-    /// The guest begins to boot: whatever connected before belongs to another boot.
-    pub fn boot_started(&self) {
-        self.tell(Command::BootStarted);
+    /// The guest begins to boot: whatever connected before belongs to another boot. The guest is not to
+    /// run before that has been [waited for](Heard::wait).
+    pub fn boot_starts(&self) -> Heard {
+        self.tell(Command::BootStarted)
     }
 
     /// What the machine is called: guests that connect from now on are told.
@@ -147,7 +148,7 @@ impl Integration {
     /// The machine was paused, and goes on with `run`, which makes its state running: the guest's
     /// silence meanwhile was none of its doing, and its clock is behind.
     pub fn resumed(&self, run: impl FnOnce()) {
-        self.tell(Command::Resumed);
+        self.tell(Command::Resumed).wait();
         run();
         // What the guest has time for is counted from now on. No thread, nothing to count.
         let _ = self.commands.send(Command::Running);
@@ -156,21 +157,32 @@ impl Integration {
     /// The guest has powered the machine off: as [`machine_ended`](Self::machine_ended), but a
     /// shutdown that was asked for has succeeded.
     pub fn powered_off(&self) {
-        self.tell(|done| Command::MachineEnded { powered_off: true, done });
+        self.tell(|done| Command::MachineEnded { powered_off: true, done }).wait();
     }
 
     /// The machine has ended: when this returns, every call and task is complete.
     pub fn machine_ended(&self) {
-        self.tell(|done| Command::MachineEnded { powered_off: false, done });
+        self.tell(|done| Command::MachineEnded { powered_off: false, done }).wait();
     }
 
-    /// Sends what `command` makes, and waits until it is done.
-    fn tell(&self, command: impl FnOnce(Sender<()>) -> Command) {
+    /// Sends what `command` makes.
+    fn tell(&self, command: impl FnOnce(Sender<()>) -> Command) -> Heard {
         let (done, answer) = bounded(1);
-        if self.commands.send(command(done)).is_ok() {
-            // No answer means that the thread has ended, and with it all that it did.
-            let _ = answer.recv();
-        }
+        // Without a thread the answer is disconnected.
+        let _ = self.commands.send(command(done));
+        Heard(answer)
+    }
+}
+
+/// Something that the thread was told.
+#[must_use]
+pub struct Heard(Receiver<()>);
+
+impl Heard {
+    /// Waits until the thread has done what belongs to it.
+    pub fn wait(self) {
+        // No answer means that the thread has ended, and with it all that it did.
+        let _ = self.0.recv();
     }
 }
 

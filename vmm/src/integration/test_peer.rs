@@ -54,7 +54,7 @@ impl Host {
         let integration =
             Integration::spawn_with(parts.0, parts.1, incoming, timing, protocols).unwrap();
         integration.set_machine_name("web");
-        integration.boot_started();
+        integration.boot_starts().wait();
         Self { integration, state, tasks, agents }
     }
 

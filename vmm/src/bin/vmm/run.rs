@@ -113,14 +113,13 @@ fn run_telling(args: RunArgs, readiness: &Readiness, format: Format) -> Outcome 
     let running = SharedRunning::default();
     let signals = signals::block(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP]);
     let sandbox = args.sandbox;
-    let (shared, screen) = (Arc::clone(&running), Arc::clone(&terminal));
     let confine = |config: &MachineConfig, place: &mut Place| {
-        sandbox::enter(sandbox, config, place, &signals)?;
-        heed(signals, shared, screen).map_err(|error| {
-            CallError::new(code_of_causes(&error), format!("cannot watch signals: {error}"))
-        })
+        sandbox::enter(sandbox, config, place, &signals)
     };
     let (host, startup) = launch(args, readiness, confine)?;
+    heed(signals, Arc::clone(&running), Arc::clone(&terminal)).map_err(|error| {
+        CallError::new(code_of_causes(&error), format!("cannot watch signals: {error}"))
+    })?;
     let vm = host.vm();
     readiness.accepted(&startup.info());
     let startup = startup.wait(None);

@@ -87,7 +87,7 @@ fn the_guests_reasons_lost_agents_and_ended_boots_fail_the_task() {
         }));
     };
     let lost: Ending = |_, _, agent| drop(agent);
-    let again: Ending = |host, _, _agent| host.integration.boot_started();
+    let again: Ending = |host, _, _agent| host.integration.boot_starts().wait();
     let off: Ending = |host, _, _agent| host.integration.machine_ended();
     for (ending, error) in [
         (said, HResult::DISP_E_EXCEPTION),

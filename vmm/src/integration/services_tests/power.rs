@@ -22,7 +22,7 @@ fn a_shutdown_succeeds_when_the_machine_is_off_whatever_became_of_the_agent() {
 #[test]
 fn each_end_of_a_boot_is_success_only_for_what_was_asked() {
     type Ending = fn(&Integration);
-    let again: Ending = Integration::boot_started;
+    let again: Ending = |host| host.boot_starts().wait();
     let (off, stopped): (Ending, Ending) = (Integration::powered_off, Integration::machine_ended);
     let failed = |error| (Some(TaskResult::UnexpectedError), error);
     for (action, ending, expected) in [

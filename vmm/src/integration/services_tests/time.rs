@@ -16,7 +16,7 @@ fn a_guest_has_no_heartbeat_before_its_agent_has_connected() {
     assert!(host.guest().is_heartbeating().unwrap());
     assert_eq!(host.guest().heartbeat_percentage().unwrap(), 100);
     assert_eq!(host.guest().integration_components_version().unwrap(), "1");
-    host.integration.boot_started();
+    host.integration.boot_starts().wait();
     assert_eq!(code(host.guest().heartbeat_percentage()), none, "it was of another boot");
 }
 

@@ -93,7 +93,7 @@ fn without_an_agent_the_call_says_when_one_was_heard_last() {
     let text = refusal();
     assert!(text.contains("last heard 0 s ago and is not connected now"), "{text}");
     // The next boot knows nothing of the one before.
-    host.integration.boot_started();
+    host.integration.boot_starts().wait();
     let text = refusal();
     assert!(text.contains("none has connected"), "{text}");
     host.integration.machine_ended();

@@ -71,7 +71,7 @@ fn case_44_lengths_that_no_frame_has_end_the_connection() {
         let mut stranger = host.connect();
         stranger.say_bytes(&length.to_le_bytes());
         stranger.is_hung_up_on();
-        host.integration.boot_started();
+        host.integration.boot_starts().wait();
         assert_eq!(end(&task), failed(HResult::DISP_E_EXCEPTION));
     }
     host.serves_the_next();

@@ -166,7 +166,7 @@ fn a_boot_that_begins_ends_the_task_at_once_and_hangs_up() {
     let (id, task) = host.begin(&mut agent, 1);
     agent.commit(id, 1);
     committed(&task);
-    host.integration.boot_started();
+    host.integration.boot_starts().wait();
     let info = task.info();
     assert!(info.is_complete, "when the call returns");
     assert_eq!(end(&task), failed(HResult::DISP_E_EXCEPTION));
@@ -234,7 +234,7 @@ fn case_51_every_call_that_is_waiting_ends_with_the_machine_or_the_boot() {
     let endings: [(Ending, HResult); 3] = [
         (Integration::machine_ended, HResult::VM_E_VM_NOT_RUNNING),
         (Integration::powered_off, HResult::VM_E_VM_NOT_RUNNING),
-        (Integration::boot_started, HResult::DISP_E_EXCEPTION),
+        (|host| host.boot_starts().wait(), HResult::DISP_E_EXCEPTION),
     ];
     for (ending, expected) in endings {
         let host = Host::new();

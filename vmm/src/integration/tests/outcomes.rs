@@ -174,7 +174,7 @@ fn case_48_a_claim_that_cannot_be_looked_at_again_stands_as_one() {
         |_, _, _| None,
         |host, _, _| Some(host.ready_agent()),
         |host, agent, _| {
-            host.integration.boot_started();
+            host.integration.boot_starts().wait();
             Some(agent)
         },
     ];

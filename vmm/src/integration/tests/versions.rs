@@ -89,7 +89,7 @@ fn an_agent_that_is_two_versions_away_is_no_agent_and_whoever_asks_is_told_both_
         agent.say(&hello_of(theirs));
         agent.is_hung_up_on();
         assert!(host.guest().agent().refused.is_some());
-        host.integration.boot_started();
+        host.integration.boot_starts().wait();
         assert_eq!(host.guest().agent().refused, None);
     }
 }
