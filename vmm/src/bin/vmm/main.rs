@@ -7,6 +7,7 @@ mod console;
 mod events;
 mod follow;
 mod guest;
+mod heap;
 mod help;
 mod info;
 mod integration;
@@ -27,18 +28,15 @@ mod terminal;
 
 use args::{Args, Format, Verb};
 use clap::FromArgMatches;
-use dlmalloc::GlobalDlmalloc;
+use heap::Heap;
 use output::Failure;
 use protocol::HResult;
 use std::ffi::OsString;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
-/// One heap for all threads, and the same with each C library. musl's own asks the kernel for each group of
-/// a few objects, and gives it back: half of all system calls of a start. What it has before this one:
-/// it keeps what it knows of the heap apart from the objects, and stops where that is damaged.
 #[global_allocator]
-static ALLOCATOR: GlobalDlmalloc = GlobalDlmalloc;
+static HEAP: Heap = Heap::new();
 
 /// The exit code of wrong usage.
 const EXIT_USAGE: u8 = 2;
