@@ -34,14 +34,14 @@ pub(crate) fn tools() -> Result<Programs> {
 
 /// The test programs `names` of the tests crate.
 pub(crate) fn tests(names: &[&str]) -> Result<Programs> {
-    let mut arguments = vec!["test", "-p", "tests", "--release", "--no-run"];
+    let mut arguments = vec!["test", "-p", "tests", "--profile", "lab", "--no-run"];
     arguments.extend(names.iter().flat_map(|name| ["--test", name]));
     statically(&arguments)
 }
 
 /// The program that takes the measurement `name` of the tests crate.
 pub(crate) fn bench(name: &str) -> Result<Programs> {
-    statically(&["build", "-p", "tests", "--bench", name, "--release"])
+    statically(&["build", "-p", "tests", "--bench", name, "--profile", "lab"])
 }
 
 /// The program `name` of `programs`.
