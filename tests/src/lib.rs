@@ -16,6 +16,7 @@ mod guest;
 pub mod level;
 pub mod load;
 mod machine;
+pub mod memory;
 pub mod micro;
 pub mod monitor;
 pub mod puppet;

@@ -1,7 +1,6 @@
 //! The monitors that benchmarks compare, each started on the same kernel, initrd and memory.
 
 use crate::machine::vmm_bin;
-use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
 use std::process::{Child, Command};
@@ -11,29 +10,6 @@ pub const USERSPACE: &[u8] = b"userspace\n";
 
 /// What tables call this monitor with a guest that tests its ciphers, which it usually spares it.
 pub const TESTED: &str = "vmm, cryptomgr.notests=0";
-/// Mappings of so many KiB or more are a guest's RAM.
-const RAM_KIB: u64 = 64 << 10;
-
-/// The KiB that the process of a monitor has for itself, without its guest's RAM: what it has written,
-/// its program's data among it. The pages of its program are the page cache's, and any number of machines
-/// have the same.
-///
-/// # Errors
-/// There is no such process, or it is another user's.
-pub fn private_kib(process: u32) -> io::Result<u64> {
-    let text = fs::read_to_string(format!("/proc/{process}/smaps"))?;
-    let (mut size, mut private) = (0, 0);
-    for line in text.lines() {
-        let mut words = line.split_whitespace();
-        let (name, value) = (words.next(), words.next().and_then(|word| word.parse::<u64>().ok()));
-        match (name, value) {
-            (Some("Size:"), Some(kib)) => size = kib,
-            (Some("Anonymous:"), Some(kib)) if size < RAM_KIB => private += kib,
-            _ => {}
-        }
-    }
-    Ok(private)
-}
 
 /// A monitor and the machine that it gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +35,16 @@ pub struct Guest<'a> {
     pub memory: u32,
     /// The kernel's command line, besides what the monitor needs.
     pub append: &'a str,
+}
+
+impl Guest<'static> {
+    /// What is booted where benchmarks find it in the lab.
+    #[must_use]
+    pub fn of_lab(append: &'static str) -> Self {
+        let [packed, unpacked, initrd] =
+            ["/boot-files/vmlinuz", "/boot-files/vmlinux", "/boot-files/initrd"].map(Path::new);
+        Self { packed, unpacked, initrd, memory: 256, append }
+    }
 }
 
 impl Monitor {

@@ -1,4 +1,4 @@
-//! How a stock kernel boots, up to its first program: seconds, private memory, exits. Boots it once under
+//! How a stock kernel boots, up to its first program: seconds, or exits. Boots it once under
 //! each monitor, and prints a document for each boot.
 //!
 //! The exits are counted by KVM's own tracepoints, which takes time: where they are, the time is none.
@@ -7,10 +7,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::env;
 use std::io;
-use std::path::Path;
 use std::process::Stdio;
 use std::time::Instant;
-use tests::monitor::{Guest, Monitor, TESTED, private_kib, wait_for_userspace};
+use tests::monitor::{Guest, Monitor, TESTED, wait_for_userspace};
 use tests::tracepoints::Tracepoint;
 
 /// The eight ports of the serial console.
@@ -25,11 +24,8 @@ const COUNTS: [(&str, Tracepoint); 3] = [
 
 fn main() {
     let counted = env::args().nth(1).is_some_and(|word| word == "exits");
-    let folder = Path::new("/boot-files");
-    let [packed, unpacked, initrd] = ["vmlinuz", "vmlinux", "initrd"].map(|name| folder.join(name));
-    let (packed, unpacked, initrd) = (&packed, &unpacked, &initrd);
-    let guest = Guest { packed, unpacked, initrd, memory: 256, append: "quiet" };
-    let tested = Guest { append: "quiet cryptomgr.notests=0", ..guest };
+    let guest = Guest::of_lab("quiet");
+    let tested = Guest::of_lab("quiet cryptomgr.notests=0");
     // It keeps the unpacked kernel, and the page cache gets warm.
     boot("", Monitor::Vmm, &guest, false).expect("the guest boots");
     let boots = Monitor::ALL.map(|monitor| (monitor.name(), monitor, &guest));
@@ -62,7 +58,6 @@ fn boot(name: &str, monitor: Monitor, guest: &Guest<'_>, counted: bool) -> io::R
         }
     } else {
         document["seconds"] = seconds.into();
-        document["private_kib"] = private_kib(process.id())?.into();
     }
     kill_process(Pid::from_child(&process), Signal::TERM)?;
     process.wait()?;

@@ -1,28 +1,16 @@
-//! From exec to the first program of a stock kernel: time, exits, and the monitor's memory.
+//! From exec to the first program of a stock kernel: time and exits.
 
 use super::lab;
 use super::report::{Column, Report, Row, Sorted, Target};
-use crate::archive::Archive;
-use crate::build::{self, Programs};
 use crate::debian::Suite;
-use crate::job::Job;
-use crate::kernel::Kernel;
-use crate::userspace::QEMU;
 use anyhow::{Context, Result};
 use serde_json::Value;
-use std::fs;
-use std::path::Path;
 use tests::monitor::{Monitor, TESTED};
 
 /// The program that is run in the lab.
 const PROGRAM: &str = "bench-boot";
-/// The first program of the guest.
-const INIT: &str = "bench-init";
 /// The kernels: those that Debian has for virtual machines.
 const KERNELS: [(&str, Suite); 2] = [("Debian 12", Suite::Bookworm), ("Debian 13", Suite::Trixie)];
-const META: &str = "linux-image-cloud-amd64";
-/// KiB of a megabyte.
-const KIB_PER_MB: f64 = 1e6 / 1024.0;
 /// Boots that are timed, each in a lab of its own.
 const ROUNDS: usize = 3;
 
@@ -43,15 +31,12 @@ pub(super) fn time() -> Result<Report> {
         let (vmm, microvm, q35) = (vmm?, microvm?, q35?);
         for monitor in Monitor::ALL.map(Monitor::name).into_iter().chain([TESTED]) {
             let time = median(monitor, "seconds")?;
-            let private = median(monitor, "private_kib")? / KIB_PER_MB;
-            let figures = [time, time / microvm, time / q35, private];
+            let figures = [time, time / microvm, time / q35];
             let subject = format!("{name}: {monitor}");
             rows.push(Row { subject, figures: figures.map(Some).into() });
         }
         targets.push(Target { what: "vmm of QEMU microvm", found: vmm / microvm, at_most: 0.5 });
         targets.push(Target { what: "vmm of QEMU q35", found: vmm / q35, at_most: 0.7 });
-        let private = median(Monitor::Vmm.name(), "private_kib")? / KIB_PER_MB;
-        targets.push(Target { what: "private MB of vmm", found: private, at_most: 2.0 });
     }
     Ok(Report {
         name: "boot",
@@ -60,15 +45,13 @@ pub(super) fn time() -> Result<Report> {
              where an instruction takes a nanosecond: medians of {ROUNDS} boots of Debian's cloud \
              kernels with 256 MiB and one processor. vmm gets the bzImage as it is packed, its cache \
              warm; QEMU the same kernel unpacked. vmm asks the guest not to test its ciphers, which \
-             Debian's kernels do at each boot; the last row is with these tests. Memory is what the \
-             monitor has for itself when that program runs, without the guest's RAM."
+             Debian's kernels do at each boot; the last row is with these tests."
         ),
         subject: "guest, monitor",
         columns: vec![
             Column { key: "seconds", title: "s", digits: 3 },
             Column { key: "of_microvm", title: "of microvm", digits: 3 },
             Column { key: "of_q35", title: "of q35", digits: 3 },
-            Column { key: "private_mb", title: "private MB", digits: 2 },
         ],
         rows,
         targets,
@@ -147,20 +130,5 @@ fn figure(boots: &[Value], monitor: &str, key: &str) -> Result<f64> {
 
 /// The boots of one lab, one for each monitor.
 fn boots(mode: &str, suite: Suite) -> Result<Vec<Value>> {
-    let programs = build::tools()?;
-    let kernel = Kernel::get(suite, META)?;
-    let folder = tempfile::tempdir()?;
-    let initrd = folder.path().join("initrd");
-    let mut archive = Archive::default();
-    archive.copy(&build::take(&programs, INIT)?, "init")?;
-    fs::write(&initrd, archive.finish()?)?;
-    lab::documents(PROGRAM, || job(mode, &programs, &kernel, &initrd))
-}
-
-fn job(mode: &str, programs: &Programs, kernel: &Kernel, initrd: &Path) -> Result<Job> {
-    let mut job = lab::job();
-    job.debian.push(&QEMU);
-    lab::give_boot(&mut job, programs, kernel, initrd)?;
-    job.command = vec![job.give_program(programs, PROGRAM)?, mode.to_owned()];
-    Ok(job)
+    lab::boots(suite, &[PROGRAM, mode], lab::COUNTING)
 }

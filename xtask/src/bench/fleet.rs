@@ -11,8 +11,8 @@ use std::process::Command;
 use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
+use tests::memory;
 use tests::micro::{DOT, elf};
-use tests::monitor::private_kib;
 
 /// Machines at once.
 const MACHINES: usize = 100;
@@ -41,7 +41,7 @@ pub(super) fn measure() -> Result<Report> {
     for _ in 0..ALONE {
         let machine = start(0)?;
         alone.push(machine.time);
-        private.push(private_kib(machine.process.id())? as f64);
+        private.push(memory::of(machine.process.id())?.private as f64);
     }
     let alone = Sorted::new(alone);
     let private_alone = Sorted::new(private).at(50);
@@ -126,6 +126,6 @@ fn times(machines: &[Started]) -> Sorted {
 
 /// The median.
 fn private_of(machines: &[Started]) -> Result<f64> {
-    let each = machines.iter().map(|machine| Ok(private_kib(machine.process.id())? as f64));
+    let each = machines.iter().map(|machine| Ok(memory::of(machine.process.id())?.private as f64));
     Ok(Sorted::new(each.collect::<Result<_>>()?).at(50))
 }

@@ -1,13 +1,17 @@
 //! Measuring in the lab, with its processor counting instructions.
 
-use crate::build::Programs;
+use crate::archive::Archive;
+use crate::build::{self, Programs};
+use crate::debian::Suite;
 use crate::emulator::TIMED_OUT;
 use crate::job::Job;
 use crate::kernel::Kernel;
 use crate::path::Path;
 use crate::run::say;
-use anyhow::{Result, bail};
+use crate::userspace::QEMU;
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
+use std::fs;
 use std::time::Duration;
 
 /// How long a lab may take: one to three minutes are usual.
@@ -15,6 +19,26 @@ const LIMIT: Duration = Duration::from_secs(480);
 /// Labs that are tried: with the [emulator](crate::emulator) some hang, more of them where it counts.
 /// What the program says in a lab that comes to an end is true.
 const LABS: usize = 6;
+
+/// The kernel: that which Debian has for virtual machines.
+const KERNEL: &str = "linux-image-cloud-amd64";
+/// The first program of a guest that has nothing to do but to be there.
+const INIT: &str = "bench-init";
+/// The floor of what a monitor is.
+const FLOOR: &str = "bench-floor";
+
+/// What a lab is to be like.
+#[derive(Clone, Copy)]
+pub(super) struct Lab {
+    /// Whether its processor counts instructions. It is slower then, and hangs more often: where neither
+    /// time nor interrupts of timers matter it need not.
+    pub(super) counted: bool,
+    /// How long it may take.
+    pub(super) limit: Duration,
+}
+
+/// The usual one.
+pub(super) const COUNTING: Lab = Lab { counted: true, limit: LIMIT };
 
 /// A job for a lab that counts; what it prints is not for people.
 pub(super) fn job() -> Job {
@@ -60,4 +84,29 @@ pub(super) fn documents(program: &str, make: impl Fn() -> Result<Job>) -> Result
         }
     }
     bail!("no lab in which {program} ran came to an end")
+}
+
+/// The documents that `command`, a program and its arguments, prints in a lab that has what boots: the
+/// kernel of `suite`, and an initrd with [`INIT`]. Besides the monitor there are QEMU and the floor. The
+/// lab is as `lab` says.
+pub(super) fn boots(suite: Suite, command: &[&str], lab: Lab) -> Result<Vec<Value>> {
+    let (program, arguments) = command.split_first().context("there is no command")?;
+    let programs = build::tools()?;
+    let kernel = Kernel::get(suite, KERNEL)?;
+    let folder = tempfile::tempdir()?;
+    let initrd = folder.path().join("initrd");
+    let mut archive = Archive::default();
+    archive.copy(&build::take(&programs, INIT)?, "init")?;
+    fs::write(&initrd, archive.finish()?)?;
+    documents(program, || {
+        let mut job = job();
+        job.counted = lab.counted;
+        job.limit = lab.limit;
+        job.debian.push(&QEMU);
+        give_boot(&mut job, &programs, &kernel, &initrd)?;
+        job.give_program(&programs, FLOOR)?;
+        job.command = vec![job.give_program(&programs, program)?];
+        job.command.extend(arguments.iter().map(|&argument| argument.to_owned()));
+        Ok(job)
+    })
 }

@@ -10,6 +10,7 @@ mod boot;
 mod fleet;
 mod lab;
 mod logoff;
+mod memory;
 mod report;
 mod start;
 mod vsock;
@@ -40,10 +41,12 @@ pub(crate) struct Args {
 enum Name {
     /// From exec to the first byte that a minimal guest writes, on this machine's KVM.
     Start,
-    /// From exec to the first program of a stock kernel, in the lab; and the monitor's memory then.
+    /// From exec to the first program of a stock kernel, in the lab.
     Boot,
     /// The exits of such a boot, by reason.
     Exits,
+    /// What such a machine costs its host, and what each further one does.
+    Memory,
     /// A hundred machines with minimal guests, in turn and at once, on this machine's KVM.
     Fleet,
     /// Round trips, connections and bytes between host and guest by vsock, in the lab.
@@ -67,6 +70,7 @@ pub(crate) fn bench(args: &Args) -> Outcome {
             Name::Start => start::measure(),
             Name::Boot => boot::time(),
             Name::Exits => boot::exits(),
+            Name::Memory => memory::measure(),
             Name::Fleet => fleet::measure(),
             Name::Vsock => vsock::measure(),
             Name::Logoff => logoff::measure(),
