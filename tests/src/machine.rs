@@ -91,6 +91,8 @@ pub struct Recipe {
     pub initrd: PathBuf,
     /// RAM, as `--memory` takes it.
     pub memory: &'static str,
+    /// Whether RAM is huge pages that the host has reserved.
+    pub hugepages: bool,
     /// Virtual processors.
     pub cpus: u8,
     /// Words for the kernel command line.
@@ -113,6 +115,7 @@ impl Recipe {
             kernel: flavour.kernel(),
             initrd: flavour.initrd(),
             memory: "256M",
+            hugepages: false,
             cpus: 1,
             append: format!("quiet logins={logins}"),
             disks: Vec::new(),
@@ -137,6 +140,7 @@ impl Recipe {
             .arg(&self.kernel)
             .arg("--initrd")
             .arg(&self.initrd)
+            .args(self.hugepages.then_some("--hugepages"))
             .args(["--cpus", &self.cpus.to_string(), "--append", &self.append])
             .args(self.disks.iter().flat_map(|disk| ["--disk", disk]))
             .args(self.nets.iter().flat_map(|net| ["--net", net]));

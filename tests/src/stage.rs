@@ -259,6 +259,7 @@ fn recipe(debian: Debian) -> Recipe {
         kernel: debian.file("vmlinuz"),
         initrd: debian.file("initrd"),
         memory: "512M",
+        hugepages: false,
         cpus: 1,
         append: "root=/dev/vda ro quiet".into(),
         disks: vec![format!("path={}", debian.file("disk").display())],

@@ -1,6 +1,7 @@
 //! Stock kernels from exec to the agent's hello, and every way in which a machine ends.
 
-use tests::{Flavour, Machine, Recipe};
+use std::fs;
+use tests::{Flavour, Machine, Recipe, not_tested};
 
 /// Boots to the agent's hello, sees the kernel and its processors from inside, powers off.
 fn boots(kernel: &str, recipe: &Recipe) {
@@ -56,6 +57,44 @@ fn an_extracted_vmlinux_boots_with_one_cpu() {
 fn an_extracted_vmlinux_boots_with_two_cpus() {
     let flavour = Flavour::BookwormCloud;
     boots("cloud", &Recipe { kernel: flavour.vmlinux(), ..recipe("elf2", flavour, 2) });
+}
+
+/// Huge pages of 2 MiB, as the host keeps account of them.
+fn huge_pages(what: &str) -> u64 {
+    let text = fs::read_to_string(format!("/sys/kernel/mm/hugepages/hugepages-2048kB/{what}"));
+    text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+#[test]
+fn a_machine_gets_reserved_huge_pages_for_its_ram_and_returns_them() {
+    const PAGES: u64 = 128;
+    let recipe = recipe("huge", Flavour::BookwormCloud, 1);
+    let recipe = Recipe { hugepages: true, ..recipe };
+    // Too few are refused before anything runs, with what is missing.
+    if huge_pages("nr_hugepages") == 0 {
+        let (status, stderr) = Machine::start(&recipe).wait();
+        assert_eq!(status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains("128 huge pages") && stderr.contains("echo 128 >"), "{stderr}");
+    }
+    let before = huge_pages("nr_hugepages");
+    let all = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+    let reserved = fs::write(all, (before + PAGES).to_string());
+    let available = || huge_pages("free_hugepages") - huge_pages("resv_hugepages");
+    if reserved.is_err() || available() < PAGES {
+        let _ = fs::write(all, before.to_string());
+        not_tested("this host reserves no 128 huge pages");
+        return;
+    }
+    let free = available();
+    let mut machine = Machine::boot(&recipe);
+    assert_eq!(free - available(), PAGES, "all of them from the start");
+    machine.console.type_line("reboot -f");
+    machine.wait_for_shell();
+    machine.wait_for_agent();
+    assert_eq!(free - available(), PAGES);
+    let (status, stderr) = machine.power_off();
+    assert_eq!((status.code(), available()), (Some(0), free), "{stderr}");
+    fs::write(all, before.to_string()).expect("it was written before");
 }
 
 #[test]

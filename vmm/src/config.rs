@@ -13,6 +13,7 @@ pub use disk::{DISKS_MAX, Disk, DiskFormat, DiskTextError, DisksError, check_dis
 pub use net::{Mac, MacError, Net, NetTextError, NetsError, check_nets, is_tap_name};
 pub use size::{Size, parse_size};
 
+use crate::memory::HUGE_PAGE;
 use crate::x86::layout::{CMDLINE_MAX, VIRTIO_MAX};
 use crate::x86::smbios::{OEM_STRINGS_COUNT, OEM_STRINGS_MAX};
 use protocol::HResult;
@@ -57,6 +58,8 @@ pub struct MachineConfig {
     pub append: String,
     /// RAM in bytes: a multiple of 4,096.
     pub memory: u64,
+    /// Whether RAM is [huge pages](crate::memory::map_huge) that the host has reserved.
+    pub hugepages: bool,
     /// Virtual CPUs: 1 to 255.
     pub cpus: u8,
     /// Disks: `/dev/vda` and so on in Linux guests, in this order.
@@ -96,6 +99,9 @@ pub enum ConfigError {
     /// RAM is too little, or not whole pages.
     #[error("{0} bytes of RAM: it must be a multiple of 4096, and at least {least}", least = Size(MEMORY_MIN))]
     Memory(u64),
+    /// RAM is not whole huge pages.
+    #[error("{0} bytes of RAM: with huge pages it must be a multiple of 2 MiB")]
+    HugePages(u64),
     /// The host has less.
     #[error("{} of RAM were asked for, but this host has {}", Size(*asked), Size(*host))]
     MemoryOfHost {
@@ -172,6 +178,7 @@ impl MachineConfig {
             initrd: None,
             append: String::new(),
             memory: MEMORY_DEFAULT,
+            hugepages: false,
             cpus: 1,
             disks: Vec::new(),
             nets: Vec::new(),
@@ -230,6 +237,9 @@ impl MachineConfig {
         check_name(&self.name)?;
         if self.memory < MEMORY_MIN || !self.memory.is_multiple_of(crate::memory::PAGE_SIZE) {
             return Err(ConfigError::Memory(self.memory));
+        }
+        if self.hugepages && !self.memory.is_multiple_of(HUGE_PAGE) {
+            return Err(ConfigError::HugePages(self.memory));
         }
         let host = host_memory();
         if host < self.memory {
@@ -354,6 +364,9 @@ mod tests {
         for memory in [0, 4096, MEMORY_MIN - 1, MEMORY_MIN + 1] {
             assert_eq!(with(|config| config.memory = memory), Err(ConfigError::Memory(memory)));
         }
+        let huge = |memory| with(|config| (config.memory, config.hugepages) = (memory, true));
+        assert_eq!(huge(32 << 20), Ok(()));
+        assert_eq!(huge((32 << 20) + 4096), Err(ConfigError::HugePages((32 << 20) + 4096)));
         let error = with(|config| config.memory = 1 << 60).unwrap_err();
         assert!(matches!(error, ConfigError::MemoryOfHost { asked, .. } if asked == 1 << 60));
     }

@@ -5,6 +5,9 @@ use serde::Serialize;
 use std::fs;
 use std::thread::available_parallelism;
 
+/// Where the host tells how its memory is used.
+pub(crate) const MEMINFO: &str = "/proc/meminfo";
+
 /// What the host is. What it does not tell is empty, or none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct HostInfo {
@@ -25,14 +28,13 @@ pub struct HostInfo {
 impl HostInfo {
     pub(crate) fn now() -> Self {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let os_release = fs::read_to_string("/etc/os-release").unwrap_or_default();
         let kernel = rustix::system::uname();
         Self {
             logical_processor_count: available_parallelism().map_or(1, usize::from),
             processor: value(&cpuinfo, "model name", ':').unwrap_or_default(),
             memory_total: host_memory(),
-            memory_available: kib(&value(&meminfo, "MemAvailable", ':').unwrap_or_default()),
+            memory_available: meminfo("MemAvailable"),
             operating_system: value(&os_release, "PRETTY_NAME", '=')
                 .unwrap_or_else(|| kernel.sysname().to_string_lossy().into_owned()),
             os_version: kernel.release().to_string_lossy().into_owned(),
@@ -40,9 +42,11 @@ impl HostInfo {
     }
 }
 
-/// The bytes of a field of `/proc/meminfo`.
-fn kib(value: &str) -> Option<u64> {
-    value.strip_suffix("kB")?.trim_end().parse::<u64>().ok()?.checked_mul(1024)
+/// A field of [`MEMINFO`], where the host tells; what it has in kilobytes is given in bytes.
+pub(crate) fn meminfo(field: &str) -> Option<u64> {
+    let value = value(&fs::read_to_string(MEMINFO).ok()?, field, ':')?;
+    let Some(kib) = value.strip_suffix("kB") else { return value.parse().ok() };
+    kib.trim_end().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// The value in the first line of `text` that begins with `key`, without quotes.

@@ -262,13 +262,14 @@ impl Machine {
         if usize::from(config.cpus) > most {
             return Err(MachineError::Cpus { asked: config.cpus, most });
         }
-        let ram = memory::map(config.memory)?;
+        let map = if config.hugepages { memory::map_huge } else { memory::map };
+        let ram = map(config.memory)?;
         let input = match config.console_device {
             ConsoleDevice::Serial => None,
             ConsoleDevice::Virtio => Some(Input::new().map_err(resource("the console"))?),
         };
         let input = input.map(|input| Arc::new(Mutex::new(input)));
-        let devices = virtio_devices(links, &mut io, &slot, input.clone())?;
+        let devices = virtio_devices(config, links, &mut io, &slot, input.clone())?;
         let platform = Platform { cpus: config.cpus, virtio: devices.len() as u8 };
 
         let put_together = || {
@@ -355,6 +356,7 @@ fn fill(
 /// The virtio devices: those of every machine, then the console that reads `input`, the disks, and the
 /// network interfaces.
 fn virtio_devices(
+    config: &MachineConfig,
     links: &Links,
     io: &mut Unstarted,
     outcome: &OutcomeSlot,
@@ -375,7 +377,7 @@ fn virtio_devices(
     let of_every_machine: [Box<dyn VirtioDevice>; DEVICES_OF_EVERY_MACHINE] = [
         Box::new(Vsock::new(vsock, io.handle())),
         Box::new(Rng::new(io.handle())),
-        Box::new(Balloon::new(links.balloon.clone(), io.handle())),
+        Box::new(Balloon::new(links.balloon.clone(), io.handle()).reporting(!config.hugepages)),
     ];
     let mut devices = Vec::from(of_every_machine);
     if let Some(input) = input {

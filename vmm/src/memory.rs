@@ -14,8 +14,10 @@
 //! Huge pages: KVM maps 2 MiB of a guest at once only where guest and host addresses are equal in
 //! their low 21 bits, so each part of RAM begins at a host address that is a multiple of 2 MiB. The
 //! kernel makes huge pages then as it is set up to (`/sys/kernel/mm/transparent_hugepage/enabled`); a
-//! stock kernel that boots costs a tenth of the page faults.
+//! stock kernel that boots costs a tenth of the page faults. Or RAM is all of [huge pages](map_huge) that
+//! the host has reserved: then it is there from the start, and not given back before the end.
 
+use crate::host_info::meminfo;
 use std::io;
 use vm_memory::mmap::MmapRegionError;
 use vm_memory::{
@@ -35,7 +37,7 @@ pub const MMIO_GAP_END: u64 = 0x1_0000_0000;
 pub const PAGE_SIZE: u64 = 4096;
 
 /// A huge page, in bytes.
-const HUGE_PAGE: usize = 2 << 20;
+pub const HUGE_PAGE: u64 = 2 << 20;
 
 /// Why guest RAM could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +47,23 @@ pub enum MemoryError {
     Map {
         /// Size asked for, in bytes.
         bytes: u64,
+        /// What the mapping said.
+        source: MmapRegionError,
+    },
+    /// The host has too few huge pages.
+    #[error(
+        "guest RAM is to be {needed} huge pages of 2 MiB, and this host has {free} that are not taken; \
+         as root, `echo {} > /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages` reserves them, \
+         soon after the host's start best",
+        *total + (*needed - *free)
+    )]
+    HugePages {
+        /// How many are asked for.
+        needed: u64,
+        /// How many nobody has: fewer.
+        free: u64,
+        /// How many there are.
+        total: u64,
         /// What the mapping said.
         source: MmapRegionError,
     },
@@ -61,25 +80,59 @@ pub enum MemoryError {
 pub struct Region {
     /// The part of the mapping that is used.
     used: GuestRegionMmap,
-    /// Keeps it mapped.
-    _mapping: MmapRegion,
+    /// Keeps it mapped, if that is not all of it.
+    _mapping: Option<MmapRegion>,
+    pages: Pages,
+}
+
+/// What guest RAM is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pages {
+    /// Pages that the kernel finds when they are touched.
+    Any,
+    /// Huge pages that are reserved.
+    Huge,
 }
 
 impl Region {
     /// `length` bytes at `start`.
-    fn map(start: u64, length: usize) -> Result<Self, MmapRegionError> {
+    fn map(start: u64, length: usize, pages: Pages) -> Result<Self, MmapRegionError> {
+        if pages == Pages::Huge {
+            // Reserved: with MAP_NORESERVE a page that is not there any more would end the process.
+            let flags =
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB | libc::MAP_HUGE_2MB;
+            let used = MmapRegion::build(None, length, libc::PROT_READ | libc::PROT_WRITE, flags)?;
+            return Self::at(start, used, None, pages);
+        }
         // Wherever it is, a huge page begins in the bytes that are too many.
-        let reserved = length.checked_add(HUGE_PAGE).ok_or(MmapRegionError::InvalidPointer)?;
+        let huge_page = HUGE_PAGE as usize;
+        let reserved = length.checked_add(huge_page).ok_or(MmapRegionError::InvalidPointer)?;
         let mapping = MmapRegion::<()>::new(reserved)?;
-        let skipped = mapping.as_ptr().align_offset(HUGE_PAGE);
+        let skipped = mapping.as_ptr().align_offset(huge_page);
         let address = mapping.as_ptr().wrapping_add(skipped);
         // SAFETY: at most HUGE_PAGE - 1 bytes are skipped, so `length` bytes are left of the mapping,
         // which is owned by the same value and dropped after what refers to it.
         let used =
             unsafe { MmapRegion::build_raw(address, length, mapping.prot(), mapping.flags()) }?;
+        Self::at(start, used, Some(mapping), pages)
+    }
+
+    fn at(
+        start: u64,
+        used: MmapRegion,
+        mapping: Option<MmapRegion>,
+        pages: Pages,
+    ) -> Result<Self, MmapRegionError> {
         let used = GuestRegionMmap::new(used, GuestAddress(start))
             .ok_or(MmapRegionError::InvalidPointer)?;
-        Ok(Self { used, _mapping: mapping })
+        Ok(Self { used, _mapping: mapping, pages })
+    }
+
+    /// Whether pages of it can go back to the host. Reserved ones stay: after that there might be none
+    /// for who touches them again.
+    #[must_use]
+    pub fn gives_back(&self) -> bool {
+        self.pages == Pages::Any
     }
 
     /// Where it is in this process.
@@ -135,11 +188,39 @@ pub fn map(bytes: u64) -> Result<GuestRam, MemoryError> {
     map_ranges(&ranges(bytes))
 }
 
+/// Maps `bytes` of guest RAM, a multiple of [`HUGE_PAGE`], in huge pages that the host has reserved
+/// (Documentation/admin-guide/mm/hugetlbpage.rst).
+///
+/// # Errors
+/// The host has too few that are not taken, or refuses the mapping.
+pub fn map_huge(bytes: u64) -> Result<GuestRam, MemoryError> {
+    map_pages(&ranges(bytes), Pages::Huge).map_err(|error| match (error, huge_pages()) {
+        (MemoryError::Map { source, .. }, Some((total, free))) if free < bytes / HUGE_PAGE => {
+            MemoryError::HugePages { needed: bytes / HUGE_PAGE, free, total, source }
+        }
+        (error, _) => error,
+    })
+}
+
+/// How many huge pages of 2 MiB the host has, and how many of them nobody has; none where it does not
+/// tell, or tells only of those of another size.
+fn huge_pages() -> Option<(u64, u64)> {
+    if meminfo("Hugepagesize") != Some(HUGE_PAGE) {
+        return None;
+    }
+    let free = meminfo("HugePages_Free")?.saturating_sub(meminfo("HugePages_Rsvd")?);
+    Some((meminfo("HugePages_Total")?, free))
+}
+
 /// Maps guest RAM at `ranges`, start and length in bytes, in their order.
 pub(crate) fn map_ranges(ranges: &[(u64, u64)]) -> Result<GuestRam, MemoryError> {
+    map_pages(ranges, Pages::Any)
+}
+
+fn map_pages(ranges: &[(u64, u64)], pages: Pages) -> Result<GuestRam, MemoryError> {
     let region = |&(start, bytes): &(u64, u64)| {
         let length = usize::try_from(bytes).unwrap_or(usize::MAX);
-        Region::map(start, length).map_err(|source| MemoryError::Map { bytes, source })
+        Region::map(start, length, pages).map_err(|source| MemoryError::Map { bytes, source })
     };
     let regions = ranges.iter().map(region).collect::<Result<Vec<_>, _>>()?;
     let ram = GuestRam::from_regions(regions)?;
@@ -200,12 +281,35 @@ mod tests {
         // Several: one may be where it is to be by chance.
         let several: Vec<GuestRam> = (0..4).map(|_| map((3 << 30) + PAGE_SIZE).unwrap()).collect();
         for region in several.iter().flat_map(GuestMemoryBackend::iter) {
-            assert_eq!(region.as_ptr() as usize % HUGE_PAGE, 0, "{region:?}");
+            assert_eq!(region.as_ptr() as u64 % HUGE_PAGE, 0, "{region:?}");
             for at in [0, region.len() - 1] {
                 region.write_slice(&[7], MemoryRegionAddress(at)).unwrap();
             }
             assert!(region.write_slice(&[7], MemoryRegionAddress(region.len())).is_err());
         }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "there are no such pages there")]
+    fn who_asks_for_more_huge_pages_than_there_are_is_told_how_many_there_are() {
+        let (_, free) = huge_pages().unwrap_or_default();
+        match map_huge((free + 1) * HUGE_PAGE) {
+            Err(MemoryError::HugePages { needed, free: found, .. }) => {
+                assert!(found < needed, "{found} of {needed}");
+            }
+            // The host may make more of them when they are wanted, or have none of this size.
+            Ok(_) | Err(MemoryError::Map { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+        let error = MemoryError::HugePages {
+            needed: 128,
+            free: 3,
+            total: 10,
+            source: MmapRegionError::InvalidPointer,
+        };
+        let text = error.to_string();
+        assert!(text.contains("128 huge pages") && text.contains("has 3"), "{text}");
+        assert!(text.contains("echo 135 >"), "{text}");
     }
 
     #[test]

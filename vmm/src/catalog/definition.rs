@@ -7,6 +7,7 @@
 //! initrd = "initrd.img"
 //! append = "root=/dev/vda"
 //! memory = "512M"                 # or a number of bytes
+//! hugepages = false               # or true: RAM is huge pages that the host has reserved
 //! cpus = 2
 //! kernel_entry = "unpacked"       # or "bzimage"
 //! console = "none"                # or "file=PATH"
@@ -61,6 +62,7 @@ static TOP: Known = Known {
         "initrd",
         "append",
         "memory",
+        "hugepages",
         "cpus",
         "kernel_entry",
         "console",
@@ -79,6 +81,7 @@ static INTEGRATION: Known = Known { table: "integration", keys: &["host_time_syn
 pub(super) const PATH: &str = "the path of a file";
 const NAME: &str = r#"1 to 80 characters, none of *?:<>/\|" and no control character"#;
 const ID: &str = "a UUID: 32 hexadecimal digits in groups of 8, 4, 4, 4 and 12";
+const BOOLEAN: &str = "true or false";
 const OEM_STRING: &str = "text, not empty and without NUL";
 const MEMORY: &str = r#"a size such as "512M", at least 16 MiB and a multiple of 4096 bytes"#;
 
@@ -97,6 +100,8 @@ pub struct Definition {
     pub append: String,
     /// RAM in bytes.
     pub memory: u64,
+    /// Whether RAM is huge pages that the host has reserved.
+    pub hugepages: bool,
     /// Virtual CPUs.
     pub cpus: u8,
     /// The entry of a bzImage.
@@ -151,6 +156,7 @@ impl Definition {
             initrd: None,
             append: String::new(),
             memory: MEMORY_DEFAULT,
+            hugepages: false,
             cpus: 1,
             kernel_entry: KernelEntry::default(),
             console: None,
@@ -189,6 +195,7 @@ impl Definition {
             initrd: top.get("initrd", PATH, file)?,
             append: top.get("append", "text on one line", one_line)?.unwrap_or_default(),
             memory: top.get("memory", MEMORY, memory)?.unwrap_or(MEMORY_DEFAULT),
+            hugepages: top.get("hugepages", BOOLEAN, |value| value.as_bool())?.unwrap_or_default(),
             cpus: top.get("cpus", "a number from 1 to 255", cpus)?.unwrap_or(1),
             kernel_entry: top
                 .get("kernel_entry", r#""unpacked" or "bzimage""#, kernel_entry)?
@@ -231,6 +238,7 @@ impl Definition {
             initrd: self.initrd.as_deref(),
             append: &self.append,
             memory: size(self.memory),
+            hugepages: self.hugepages,
             cpus: self.cpus,
             kernel_entry: match self.kernel_entry {
                 KernelEntry::Unpacked => "unpacked",
@@ -262,6 +270,7 @@ impl Definition {
             initrd: self.initrd.as_ref().map(at),
             append: self.append.clone(),
             memory: self.memory,
+            hugepages: self.hugepages,
             cpus: self.cpus,
             disks: self
                 .disks
@@ -294,6 +303,8 @@ struct File<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
     append: &'a str,
     memory: String,
+    #[serde(skip_serializing_if = "is_false")]
+    hugepages: bool,
     cpus: u8,
     kernel_entry: &'a str,
     console: String,
@@ -321,6 +332,12 @@ impl Access<'_> {
     fn is_empty(&self) -> bool {
         self.read.is_empty() && self.execute.is_empty()
     }
+}
+
+// As `skip_serializing_if` calls it.
+#[expect(clippy::trivially_copy_pass_by_ref)]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 fn unwritable(why: impl Into<String>) -> DefinitionError {
@@ -395,7 +412,7 @@ fn access_list(section: Section<'_>) -> Result<AccessList, DefinitionError> {
 
 fn integration_of(section: Section<'_>) -> Result<Integration, DefinitionError> {
     let default = Integration::default();
-    let host_time_sync = section.get("host_time_sync", "true or false", |value| value.as_bool())?;
+    let host_time_sync = section.get("host_time_sync", BOOLEAN, |value| value.as_bool())?;
     let components = section.get("components", r#""auto" or "off""#, components)?;
     Ok(Integration {
         host_time_sync: host_time_sync.unwrap_or(default.host_time_sync),

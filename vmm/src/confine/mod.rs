@@ -55,6 +55,7 @@ pub use role::{Role, Roles};
 
 use crate::boot;
 use crate::config::{Console, KernelEntry, MachineConfig};
+use crate::host_info::MEMINFO;
 use crate::kit::agent;
 use crate::{kvm, tap};
 use files::Use;
@@ -177,6 +178,10 @@ impl Confinement {
     pub fn machine(mut self, config: &MachineConfig) -> Self {
         self.ram = self.ram.saturating_add(config.memory);
         self.add(kvm::DEVICE, Use::Device);
+        if config.hugepages {
+            // How many of them there are is said where they are too few.
+            self.add(MEMINFO, Use::Read);
+        }
         self.add(&config.kernel, Use::Read);
         if config.kernel_entry != KernelEntry::Bzimage {
             self.kernels.push(config.kernel.clone());

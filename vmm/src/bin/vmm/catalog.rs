@@ -17,6 +17,7 @@ pub(crate) fn create(args: CreateArgs, format: Format) -> Outcome {
         initrd: hardware.initrd.as_deref().map(absolute).transpose()?,
         append: hardware.append,
         memory: hardware.memory,
+        hugepages: hardware.hugepages,
         cpus: hardware.cpus,
         oem_strings: hardware.oem_strings,
         kernel_entry: hardware.kernel_entry.into(),

@@ -170,6 +170,7 @@ fn launch(
         initrd: hardware.initrd,
         append: hardware.append,
         memory: hardware.memory,
+        hugepages: hardware.hugepages,
         cpus: hardware.cpus,
         disks: hardware.disks,
         nets: hardware.nets,

@@ -257,6 +257,7 @@ fn made_of(definition: &Definition) -> Vec<(&'static str, Value)> {
         ("initrd", json!(definition.initrd)),
         ("append", json!(definition.append)),
         ("memory", json!(definition.memory)),
+        ("hugepages", json!(definition.hugepages)),
         ("cpus", json!(definition.cpus)),
         ("kernel_entry", json!(entry)),
         ("disks", json!(definition.disks.iter().map(disk).collect::<Vec<_>>())),

@@ -50,6 +50,7 @@ const ACTUAL: u64 = 4;
 pub struct Balloon {
     control: BalloonControl,
     io: IoHandle,
+    reporting: bool,
     active: Option<SourceId>,
 }
 
@@ -57,7 +58,14 @@ impl Balloon {
     /// The balloon of `control`, served on `io`.
     #[must_use]
     pub fn new(control: BalloonControl, io: IoHandle) -> Self {
-        Self { control, io, active: None }
+        Self { control, io, reporting: true, active: None }
+    }
+
+    /// Whether the driver may report free pages: where the host does not get them it need not.
+    #[must_use]
+    pub fn reporting(mut self, reporting: bool) -> Self {
+        self.reporting = reporting;
+        self
     }
 }
 
@@ -76,7 +84,8 @@ impl VirtioDevice for Balloon {
     }
 
     fn features(&self) -> u64 {
-        STATS | DEFLATE_ON_OOM | REPORTING
+        let reporting = if self.reporting { REPORTING } else { 0 };
+        STATS | DEFLATE_ON_OOM | reporting
     }
 
     fn config_generation(&self) -> u32 {

@@ -2,7 +2,7 @@
 //!
 //! A page goes back by `MADV_DONTNEED`: guest RAM is private and anonymous, so the host's page is
 //! free at once, and what touches the guest's page afterwards finds zeroes. Neighbours go back in one
-//! call.
+//! call. RAM of reserved huge pages stays as it is.
 
 use crate::memory::{GuestRam, PAGE_SIZE};
 use crate::virtio::chain::Whole;
@@ -103,6 +103,9 @@ fn give_back_from(ram: &GuestRam, start: u64, length: u64) -> Option<(u64, bool)
     let region = ram.find_region(GuestAddress(start))?;
     let offset = start.checked_sub(region.start_addr().raw_value())?;
     let length = length.min(region.len().checked_sub(offset)?);
+    if !region.gives_back() {
+        return Some((length, false));
+    }
     let place = region.get_host_address(MemoryRegionAddress(offset)).ok()?;
     // SAFETY: these bytes are a part of the region's mapping, which `ram` keeps. They are guest
     // memory: everybody takes them for something that the guest may change at any time.

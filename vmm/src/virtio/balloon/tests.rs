@@ -329,6 +329,14 @@ fn the_driver_is_told_of_a_target_unless_it_is_the_one_that_it_has_read_last() {
 }
 
 #[test]
+fn free_pages_are_reported_only_where_the_host_gets_them() {
+    let io = IoThread::spawn("io").unwrap();
+    let device = || Balloon::new(BalloonControl::new(MEMORY).unwrap(), io.handle());
+    assert_eq!(device().features() & REPORTING, REPORTING);
+    assert_eq!(device().reporting(false).features(), STATS | DEFLATE_ON_OOM);
+}
+
+#[test]
 fn a_target_set_between_a_drivers_first_look_and_its_start_is_told() {
     let io = IoThread::spawn("io").unwrap();
     let control = BalloonControl::new(MEMORY).unwrap();

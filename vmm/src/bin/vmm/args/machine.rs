@@ -87,6 +87,10 @@ pub(crate) struct HardwareArgs {
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = parse_size)]
     #[arg(requires = "kernel")]
     pub(crate) memory: u64,
+    /// Take RAM from the huge pages of 2 MiB that this host has reserved: as much of it as the machine
+    /// has, from its start to its end.
+    #[arg(long, requires = "kernel")]
+    pub(crate) hugepages: bool,
     /// Virtual processors.
     #[arg(long, value_name = "COUNT", default_value_t = 1, requires = "kernel")]
     pub(crate) cpus: u8,
