@@ -8,6 +8,9 @@ use std::process::{Child, Command};
 /// What the first program of a measured guest says on the console.
 pub const USERSPACE: &[u8] = b"userspace\n";
 
+/// The word of a kernel's command line, with which that program switches the machine off instead.
+pub const POWER_OFF: &str = "power-off";
+
 /// What tables call this monitor with a guest that tests its ciphers, which it usually spares it.
 pub const TESTED: &str = "vmm, cryptomgr.notests=0";
 

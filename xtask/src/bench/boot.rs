@@ -115,7 +115,8 @@ pub(super) fn exits() -> Result<Report> {
     })
 }
 
-fn sum(counts: &Value) -> f64 {
+/// What all of `counts` are together.
+pub(super) fn sum(counts: &Value) -> f64 {
     counts.as_object().into_iter().flatten().filter_map(|(_, count)| count.as_f64()).sum()
 }
 

@@ -14,7 +14,7 @@ const MACHINES: [u64; 4] = [1, 2, 3, 4];
 /// The lab: for 13 boots, a quarter of a minute to a minute each.
 const LAB: Lab = Lab { counted: false, limit: Duration::from_secs(900) };
 /// KiB of a megabyte.
-const KIB_PER_MB: f64 = 1e6 / 1024.0;
+pub(super) const KIB_PER_MB: f64 = 1e6 / 1024.0;
 
 /// A row for the floor and each monitor.
 pub(super) fn measure() -> Result<Report> {

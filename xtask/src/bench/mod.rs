@@ -7,6 +7,7 @@
 //! each, whatever else this machine does meanwhile.
 
 mod boot;
+mod choices;
 mod fleet;
 mod lab;
 mod logoff;
@@ -47,6 +48,8 @@ enum Name {
     Exits,
     /// What such a machine costs its host, and what each further one does.
     Memory,
+    /// Such a boot with each thing that a user can choose.
+    Choices,
     /// A hundred machines with minimal guests, in turn and at once, on this machine's KVM.
     Fleet,
     /// Round trips, connections and bytes between host and guest by vsock, in the lab.
@@ -71,6 +74,7 @@ pub(crate) fn bench(args: &Args) -> Outcome {
             Name::Boot => boot::time(),
             Name::Exits => boot::exits(),
             Name::Memory => memory::measure(),
+            Name::Choices => choices::measure(),
             Name::Fleet => fleet::measure(),
             Name::Vsock => vsock::measure(),
             Name::Logoff => logoff::measure(),
