@@ -3,12 +3,16 @@
 use std::fs;
 use tests::{Flavour, Machine, Recipe, not_tested};
 
-/// Boots to the agent's hello, sees the kernel and its processors from inside, powers off.
+/// Boots to the agent's hello, sees the kernel, its processors and their timers from inside, powers
+/// off.
 fn boots(kernel: &str, recipe: &Recipe) {
     let mut machine = Machine::boot(recipe);
     let release = machine.console.run("uname -r");
     assert!(release.contains(kernel), "{release} is no {kernel} kernel");
     assert_eq!(machine.console.run("grep -c ^processor /proc/cpuinfo"), recipe.cpus.to_string());
+    // A kernel whose timers end with its ticks wakes idle processors some hundred times a second.
+    let exact = machine.console.run("grep -c 'hres_active *: 1' /proc/timer_list");
+    assert_eq!(exact, recipe.cpus.to_string(), "processors with timers of high resolution");
     let (status, stderr) = machine.power_off();
     assert_eq!(status.code(), Some(0), "{stderr}");
 }

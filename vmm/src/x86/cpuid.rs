@@ -16,6 +16,10 @@ const HYPERVISOR: u32 = 1 << 31;
 const VMX: u32 = 1 << 5;
 /// Leaf 1, EDX: more than one logical processor in the package.
 const HTT: u32 = 1 << 28;
+/// Leaf 6, EAX: the local APIC's timer never stops, as KVM's does not. A guest that does not see it
+/// looks for another timer that wakes idle processors, and without one keeps ticking: its timers end
+/// with the next tick only, and idle processors are woken by each.
+const ARAT: u32 = 1 << 2;
 /// Leaf 0x8000_0001, ECX: AMD-V.
 const SVM: u32 = 1 << 2;
 /// Leaf 4, EAX: fields of the sharing of a cache, which we fill, and those of its type, which stay.
@@ -53,8 +57,14 @@ pub fn for_vcpu(supported: &CpuId, index: u8, count: u8, tsc_deadline: bool) -> 
                 entry.eax &= !CACHE_SHARING;
                 entry.eax |= (sharing.min(0xfff) << 14) | (cores.min(0x3f) << 26);
             }
-            // No thermal or power management, no performance counters.
-            0x6 | 0xa => clear(entry),
+            // No other power management, no thermal sensors.
+            0x6 => {
+                let eax = entry.eax & ARAT;
+                clear(entry);
+                entry.eax = eax;
+            }
+            // No performance counters.
+            0xa => clear(entry),
             0xb | 0x1f => topology(entry, apic_id, count, id_bits),
             0x8000_0001 => entry.ecx &= !SVM,
             0x8000_0008 => {
@@ -130,6 +140,12 @@ mod tests {
         assert_eq!((core.eax, core.ebx, core.ecx), (3, 5, 0x201), "five ids need three bits");
         assert_eq!((end.eax, end.ebx, end.ecx), (0, 0, 2));
         assert_eq!(shown(0xb, 1, 0, 1).eax, 0, "one id needs none");
+    }
+
+    #[test]
+    fn of_power_management_a_guest_sees_nothing_but_a_timer_that_never_stops() {
+        let leaf = shown(6, 0, 0, 1);
+        assert_eq!((leaf.eax, leaf.ebx, leaf.ecx, leaf.edx), (ARAT, 0, 0, 0));
     }
 
     #[test]
