@@ -8,6 +8,7 @@ use guest_agent::sessions::{Backend, Known, Listing, Sent, Sight};
 use protocol::HResult;
 use protocol::message::{AgentMessage, HostMessage, LogoffRequest, Request, Resume};
 use protocol::task::{Outcome, SessionSummary, TaskResult};
+use rustix::process::Signal;
 use std::io;
 use std::sync::Arc;
 use world::{POLITE, STUBBORN, World, last_rows, lives, within};
@@ -83,6 +84,56 @@ fn a_door_that_stays_open_is_ended_too() {
     assert_eq!(ended.done.result, TaskResult::Success, "{ended:?}");
     assert_eq!(ended.outcome(&login), Some(Outcome::Killed));
     assert!(!lives(login.pid()));
+}
+
+/// Processes that end between the look that finds them and the hold on them.
+struct Hasty(UtmpProc);
+
+impl Backend for Hasty {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn list(&self) -> io::Result<Listing> {
+        self.0.list()
+    }
+
+    fn look(&self, sessions: &[Known<'_>]) -> io::Result<Vec<Sight>> {
+        self.0.look(sessions)
+    }
+
+    fn hold(&self, member: Identity) -> io::Result<Option<Handle>> {
+        let Some(handle) = self.0.hold(member)? else { return Ok(None) };
+        handle.signal(Signal::KILL)?;
+        rustix::event::poll(&mut [handle.poll_fd()], None)?;
+        Ok(None)
+    }
+
+    fn identify(&self, pid: u32) -> Option<Identity> {
+        self.0.identify(pid)
+    }
+
+    fn notify(&self, _: &SessionSummary, _: &str) {}
+
+    fn going_down(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn who_leaves_before_being_watched_is_missed_at_once() {
+    let world = World::new();
+    // A busy machine may be slow now and then, but whoever waits for a tick never is in time.
+    let in_time = (0..5).any(|_| {
+        let login = world.login(POLITE);
+        let mut host = world.connect_with(Arc::new(Hasty(world.backend())));
+        host.hello();
+        host.welcome();
+        let ended = host.logoff(1, within(15_000, 20_000));
+        assert_eq!(ended.done.result, TaskResult::Success, "{ended:?}");
+        ended.of(&login).milliseconds.is_some_and(|ms| ms < 400)
+    });
+    assert!(in_time, "each was looked at again only after half a second");
 }
 
 /// A kernel that lets the agent signal nobody.

@@ -53,6 +53,8 @@ pub(super) struct Work<'a> {
     sessions: Vec<Tracked>,
     managers: Managers,
     watched: HashMap<Identity, Handle>,
+    /// A process that the latest look has found had gone when it was to be watched.
+    missed: bool,
     /// Runs from the commit on, also where an earlier agent committed.
     committed: Option<Stopwatch>,
     looked: Instant,
@@ -81,6 +83,7 @@ impl<'a> Work<'a> {
             sessions,
             managers,
             watched: HashMap::new(),
+            missed: false,
             committed: None,
             looked: Instant::now(),
             effort: Duration::ZERO,

@@ -20,6 +20,7 @@ const REST: u32 = 4;
 impl Work<'_> {
     /// Takes a hold on the processes that nobody watches yet.
     pub(super) fn watch(&mut self) -> Result<(), Stop> {
+        self.missed = false;
         let unwatched: Vec<Identity> =
             self.left().filter(|one| !self.watched.contains_key(one)).collect();
         for identity in unwatched {
@@ -28,7 +29,8 @@ impl Work<'_> {
             }
             if !self.watched.contains_key(&identity) {
                 match self.backend.hold(identity) {
-                    Ok(handle) => self.watched.extend(handle.map(|handle| (identity, handle))),
+                    Ok(Some(handle)) => drop(self.watched.insert(identity, handle)),
+                    Ok(None) => self.missed = true,
                     Err(error) if is_passing(&error) => break,
                     Err(error) => return Err(Stop::Failed(error)),
                 }
@@ -43,8 +45,10 @@ impl Work<'_> {
         let pause = (self.effort * REST).clamp(PAUSE, LONGEST_PAUSE);
         let until = self.looked + limit.min(TICK).max(pause);
         let earliest = self.looked + pause;
-        // One that seems to be over is looked at again soon.
-        let mut quiet = self.managers.is_quiet() || self.sessions.iter().any(Tracked::is_quiet);
+        // One that seems to be over is looked at again soon, and so is one whose process has gone
+        // before it was held: nobody is told of its end.
+        let mut quiet =
+            self.missed || self.managers.is_quiet() || self.sessions.iter().any(Tracked::is_quiet);
         loop {
             let end = if quiet { earliest } else { until };
             let left = end.saturating_duration_since(Instant::now());
