@@ -176,6 +176,9 @@ fn case_39_documents_that_are_no_requests_are_refused_and_the_next_is_answered()
 fn case_40_clients_that_die_in_the_middle_of_an_answer_leave_nothing_behind() {
     let (world, machine) = start(DOTS);
     answers(&world);
+    // From the first request that may have to wait on, a thread is kept for the next one.
+    let refused = client(&world).sessions().unwrap_err();
+    assert_eq!(refused.code, HResult::VM_E_ADDITIONS_FEATURE_NOT_AVAIL);
     let before = Usage::of(machine.child.id());
     for read in [0, 1, 5] {
         for _ in 0..100 {

@@ -1,10 +1,7 @@
-//! How many clients a control socket has, and how many requests have a thread.
+//! How many clients a control socket has.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-
-/// Requests at once that have a thread because they may have to wait.
-const MAX_CALLS: usize = 64;
 
 /// How many clients there are, for whoever waits until all are answered.
 #[derive(Default)]
@@ -36,30 +33,5 @@ impl Crowd {
         let owes = |count: &mut Count| count.owed > 0;
         let waited = self.changed.wait_timeout_while(self.lock(), patience, owes);
         drop(waited);
-    }
-}
-
-/// Requests that have a thread.
-#[derive(Default)]
-pub(super) struct Calls {
-    pub(super) all: usize,
-    /// Those of clients that are not the owner.
-    others: usize,
-}
-
-impl Calls {
-    /// Whether there may be one more.
-    pub(super) fn has_room(&self, owner: bool) -> bool {
-        self.all < MAX_CALLS && (owner || self.others < MAX_CALLS / 2)
-    }
-
-    pub(super) fn begin(&mut self, owner: bool) {
-        self.all += 1;
-        self.others += usize::from(!owner);
-    }
-
-    pub(super) fn end(&mut self, owner: bool) {
-        self.all -= 1;
-        self.others -= usize::from(!owner);
     }
 }

@@ -6,6 +6,7 @@
 pub mod access;
 mod accounts;
 pub mod all_events;
+mod calls;
 pub mod client;
 mod conversation;
 mod crowd;

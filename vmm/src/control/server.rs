@@ -2,17 +2,18 @@
 //!
 //! One thread, named `control`, has all clients: it takes connections, reads requests, answers what
 //! can be answered at once, and follows tasks and events for whoever asked to hear of them. What may
-//! have to wait, for the guest above all, is done on a thread of its own for as long as it takes, and
-//! its answer comes back to the one thread. So a client costs a descriptor and little memory; a
+//! have to wait, for the guest above all, is done on another thread for as long as it takes, and its
+//! answer comes back to the one thread. So a client costs a descriptor and little memory; a
 //! thousand of them may be silent for as long as they like. When there is no room for one more,
 //! whoever has asked nothing for the longest time is sent away. A client that is slow, silent, gone
 //! or never content holds up nobody but itself, and never cancels a task. Whom the owner has let in
 //! gets half of what there is, so that the owner is heard whatever they do.
 
-use crate::confine::{self, Role};
+use crate::confine::Role;
 use crate::control::access::{Access, Peer, unknown};
+use crate::control::calls::Calls;
 use crate::control::conversation::{Conversation, Next};
-use crate::control::crowd::{Calls, Count, Crowd};
+use crate::control::crowd::{Count, Crowd};
 use crate::control::serve::Served;
 use crate::control::unsent::Unsent;
 use crate::control::wire::{self, Request, Response};
@@ -27,7 +28,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
@@ -277,7 +277,7 @@ impl Clients {
         }
     }
 
-    /// Has a request answered on a thread of its own.
+    /// Has a request answered on a thread that has nothing else to do meanwhile.
     fn call(&mut self, token: u32, client: &mut Conversation, request: Request) {
         let owner = self.is_owner(client);
         if !self.calls.has_room(owner) {
@@ -285,8 +285,7 @@ impl Clients {
         }
         let (served, bell) = (self.served.clone(), self.bell.clone());
         let answers = self.answers.0.clone();
-        let spawned = thread::Builder::new().name("call".into()).spawn(move || {
-            confine::narrow(Role::Call);
+        let begun = self.calls.begin(owner, move || {
             // The machine goes on whatever becomes of one request.
             let work = std::panic::AssertUnwindSafe(|| served.work(request));
             let answer = std::panic::catch_unwind(work).unwrap_or_else(|_| {
@@ -299,11 +298,8 @@ impl Clients {
             let _ = answers.send(Answer { token, owner, answer });
             let _ = bell.write(1);
         });
-        match spawned {
-            Ok(_) => {
-                self.calls.begin(owner);
-                client.called();
-            }
+        match begun {
+            Ok(()) => client.called(),
             Err(error) => {
                 let text = format!("no thread is left for this request ({error}); try again");
                 client.answer(Err(CallError::new(HResult::VM_E_OUT_OF_RESOURCE, text)));

@@ -20,6 +20,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Barrier, Mutex};
+use std::thread;
 
 #[path = "unread_tests.rs"]
 mod unread;
