@@ -357,7 +357,13 @@ pub(super) const TABLE: &[Row] = &[
         Roles::DISK.union(Roles::VM),
         "flushes images; keeps unpacked kernels",
     ),
-    row(calls!(SYS_readv SYS_writev), Always, Roles::NET, "packets of a tap"),
+    row(
+        calls!(SYS_readv),
+        Always,
+        Roles::IO.union(Roles::NET),
+        "what host programs say, straight into the guest's buffers; packets of a tap",
+    ),
+    row(calls!(SYS_writev), Always, Roles::NET, "packets of a tap"),
     row(
         calls!(SYS_ioctl),
         Is(1, &[OFFLOADS]),

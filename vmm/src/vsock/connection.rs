@@ -21,14 +21,19 @@ use crate::vsock::credit::{BUF_ALLOC, Credit};
 use crate::vsock::packet::{
     Header, MAX_PAYLOAD, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, op,
 };
+use crate::vsock::stream;
 use bitflags::bitflags;
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 use std::collections::VecDeque;
-use std::io::{self, Read};
+use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
+use vm_memory::VolatileSlice;
 use vmm_sys_util::epoll::EventSet;
+
+/// Buffers of the guest that are filled at once at most: with those of Linux, a payload's length.
+const APPETITE_MAX: usize = 16;
 
 bitflags! {
     /// Packets that are due to the guest.
@@ -78,6 +83,8 @@ pub struct Connection {
     ended: bool,
     /// The other end of the stream is gone: nobody reads what is written, either.
     gone: bool,
+    /// How many of the guest's buffers are tried to be filled at once.
+    appetite: usize,
     /// What the guest has shut down.
     guest_shutdown: u32,
     /// The stream has been shut down for writing.
@@ -111,6 +118,7 @@ impl Connection {
             stalled: false,
             ended: false,
             gone: false,
+            appetite: 1,
             guest_shutdown: 0,
             write_closed: false,
         }
@@ -136,7 +144,7 @@ impl Connection {
             return None;
         }
         let mut interest = EventSet::empty();
-        if self.reads() && !self.stalled {
+        if (self.reads() || self.state == State::Requested) && !self.stalled {
             interest |= EventSet::IN;
         }
         if !self.buffer.is_empty() {
@@ -153,7 +161,7 @@ impl Connection {
     }
 
     /// Takes a packet of the guest.
-    pub fn receive(&mut self, header: &Header, payload: &[u8]) {
+    pub fn receive(&mut self, header: &Header, payload: &[VolatileSlice<'_>]) {
         self.credit.hear(header);
         match (self.state, header.op.get()) {
             (State::Over, _) => {}
@@ -187,16 +195,17 @@ impl Connection {
         }
     }
 
-    fn take_payload(&mut self, payload: &[u8]) {
+    fn take_payload(&mut self, payload: &[VolatileSlice<'_>]) {
+        let length: usize = payload.iter().map(VolatileSlice::len).sum();
         if self.guest_shutdown & SHUTDOWN_SEND != 0
-            || self.buffer.len() + payload.len() > BUF_ALLOC as usize
+            || self.buffer.len() + length > BUF_ALLOC as usize
         {
             self.break_off();
             return;
         }
         // The way past the buffer is the usual one.
         let straight = if self.buffer.is_empty() { payload } else { &[] };
-        let written = match write(&self.stream, straight) {
+        let written = match stream::send(&self.stream, straight) {
             Ok(written) => written,
             Err(_) => {
                 self.break_off();
@@ -204,7 +213,7 @@ impl Connection {
             }
         };
         self.credit.forwarded(written);
-        self.buffer.extend(payload.iter().skip(written));
+        stream::copy_rest(payload, written, &mut self.buffer);
         self.consider_credit_update();
     }
 
@@ -286,9 +295,14 @@ impl Connection {
         !self.due.is_empty() || (self.readable && self.reads() && self.credit.available() > 0)
     }
 
-    /// The next packet for the guest; its payload, of at most `room` bytes, is put into `payload`.
-    pub fn next_packet(&mut self, room: usize, payload: &mut Vec<u8>) -> Option<Header> {
-        payload.clear();
+    /// How many of the guest's buffers it fills at once, by what it has done so far.
+    #[must_use]
+    pub fn appetite(&self) -> usize {
+        self.appetite
+    }
+
+    /// The next packet for the guest; its payload has been put into `room`.
+    pub fn next_packet(&mut self, room: &[VolatileSlice<'_>]) -> Option<Header> {
         for (due, op, flags) in [
             (Due::RST, op::RST, 0),
             (Due::REQUEST, op::REQUEST, 0),
@@ -299,11 +313,9 @@ impl Connection {
             }
         }
         if self.readable && self.reads() {
-            let count = room.min(MAX_PAYLOAD).min(self.credit.available() as usize);
-            if count > 0 {
-                payload.resize(count, 0);
-                let length = self.read(payload);
-                payload.truncate(length);
+            let room = stream::first(room, MAX_PAYLOAD.min(self.credit.available() as usize));
+            if !room.is_empty() {
+                let length = self.read(&room);
                 if length > 0 {
                     // At most a payload's length.
                     return Some(self.header(op::RW, 0, length as u32));
@@ -324,8 +336,8 @@ impl Connection {
     }
 
     /// Reads from the stream for the guest; how many bytes there were.
-    fn read(&mut self, payload: &mut [u8]) -> usize {
-        match self.stream.read(payload) {
+    fn read(&mut self, room: &[VolatileSlice<'_>]) -> usize {
+        match stream::receive(&self.stream, room) {
             Ok(0) => {
                 self.ended = true;
                 self.due |= Due::SHUTDOWN;
@@ -336,13 +348,16 @@ impl Connection {
                 if self.credit.available() == 0 {
                     self.due |= Due::CREDIT_REQUEST;
                 }
-                if length < payload.len() && !self.gone {
+                let full = length == room.iter().map(VolatileSlice::len).sum::<usize>();
+                self.appetite = if full { APPETITE_MAX.min(self.appetite * 4) } else { 1 };
+                if !full && !self.gone {
                     // The stream is empty; if not, it becomes ready at once.
                     self.drained();
                 }
                 length
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(error) if stream::is_for_later(&error) => {
+                // If there is something after all, it becomes ready at once.
                 self.drained();
                 0
             }

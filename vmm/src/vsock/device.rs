@@ -8,12 +8,13 @@
 use crate::io::{IoHandle, Registry, Source, SourceId};
 use crate::memory::GuestRam;
 use crate::virtio::chain::Whole;
-use crate::virtio::queue::{Broken, DeviceQueue, TURN};
+use crate::virtio::queue::{Broken, DeviceQueue, Malformed, TURN};
 use crate::virtio::{Activation, VirtioDevice, read_bytes};
 use crate::vsock::mux::{Mux, TOKENS};
-use crate::vsock::packet::{self, HEADER, MAX_PAYLOAD, op};
+use crate::vsock::packet::{self, op};
+use crate::vsock::room::Room;
 use crossbeam_channel::Sender;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,7 +22,6 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
-use zerocopy::IntoBytes;
 
 const DEVICE_TYPE: u32 = 19;
 const QUEUE_SIZES: [u16; 3] = [256, 256, 64];
@@ -106,8 +106,7 @@ impl VirtioDevice for Vsock {
         let (Some(receive), Some(transmit)) = (queues.next(), queues.next()) else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
-        let payload = Vec::with_capacity(MAX_PAYLOAD);
-        let queues = Queues { ram: activation.ram, receive, transmit, mux, payload };
+        let queues = Queues { ram: activation.ram, receive, transmit, mux };
         self.active = Some(self.io.add(Box::new(queues))?);
         Ok(())
     }
@@ -131,8 +130,6 @@ struct Queues {
     receive: DeviceQueue,
     transmit: DeviceQueue,
     mux: Mux,
-    /// Room for one payload, used again and again.
-    payload: Vec<u8>,
 }
 
 impl Queues {
@@ -167,15 +164,16 @@ impl Queues {
                 && let Ok(mut reader) = chain.reader(&ram)
                 && let Ok(mut header) = packet::read_header(&mut reader)
             {
-                self.payload.clear();
+                let mut payload = Vec::new();
                 // Only data has a payload, whatever the length says.
-                if header.op.get() == op::RW
-                    && packet::read_payload(&header, &mut reader, &mut self.payload).is_err()
-                {
-                    // A stream with a hole is no stream any more.
-                    header.op = op::INVALID.into();
+                if header.op.get() == op::RW {
+                    match packet::payload(&header, &mut reader) {
+                        Ok(slices) => payload = slices,
+                        // A stream with a hole is no stream any more.
+                        Err(Malformed) => header.op = op::INVALID.into(),
+                    }
                 }
-                self.mux.receive(&header, &self.payload, registry);
+                self.mux.receive(&header, &payload, registry);
             }
             self.transmit.add_used(head, 0)?;
         }
@@ -187,38 +185,31 @@ impl Queues {
     fn give_packets(&mut self, registry: &mut Registry<'_>) -> Result<(), Broken> {
         let ram = self.ram.clone();
         let held_up = !self.mux.accepts_packets();
+        let mut room = Room::default();
         let mut turn = TURN;
         while self.mux.has_packets() {
             if turn == 0 {
                 self.receive.ring();
                 break;
             }
-            turn -= 1;
-            let Some(chain) = self.receive.pop(&ram)? else {
-                if self.receive.await_buffers()? {
+            let refused = self.take_buffers(self.mux.appetite().min(turn), &mut room, &ram)?;
+            turn -= refused;
+            if room.buffers() == 0 {
+                if refused > 0 || self.receive.await_buffers()? {
                     continue;
                 }
                 break;
-            };
-            let head = chain.head_index();
-            let chain = Whole::of(chain, self.receive.size()).ok();
-            let writer = chain.and_then(|chain| chain.writer(&ram).ok());
-            // A buffer that is none, that holds no header, or nothing beside it, goes back empty.
-            let Some(mut writer) = writer.filter(|writer| writer.available_bytes() > HEADER) else {
-                self.receive.add_used(head, 0)?;
-                continue;
-            };
-            let room = writer.available_bytes() - HEADER;
-            let Some(header) = self.mux.next_packet(room, &mut self.payload, registry) else {
+            }
+            let header = self.mux.next_packet(room.payload(), registry);
+            let filled = header.map_or_else(Vec::new, |header| room.fill(&header));
+            for _ in filled.len()..room.buffers() {
                 self.receive.unpop();
+            }
+            self.receive.add_used_together(&filled)?;
+            turn -= filled.len();
+            if header.is_none() {
                 break;
-            };
-            // The room was counted before, and the chain does not change.
-            let written = writer
-                .write_all(header.as_bytes())
-                .and_then(|()| writer.write_all(&self.payload))
-                .map_or(0, |()| HEADER + self.payload.len());
-            self.receive.add_used(head, written as u32)?;
+            }
         }
         if held_up && self.mux.accepts_packets() {
             self.transmit.ring();
@@ -227,18 +218,48 @@ impl Queues {
     }
 }
 
+impl Queues {
+    /// Takes up to `count` of the guest's buffers into `room`. One that is none, that holds no header,
+    /// or nothing beside it, goes back empty when it is the first; gives how many did.
+    fn take_buffers<'a>(
+        &mut self,
+        count: usize,
+        room: &mut Room<'a>,
+        ram: &'a GuestRam,
+    ) -> Result<usize, Broken> {
+        let mut refused = 0;
+        room.clear();
+        while room.buffers() + refused < count && !room.is_full() {
+            let Some(chain) = self.receive.pop(ram)? else { break };
+            let head = chain.head_index();
+            match room.add(chain, self.receive.size(), ram) {
+                Ok(()) => {}
+                Err(Malformed) if room.buffers() == 0 => {
+                    refused += 1;
+                    self.receive.add_used(head, 0)?;
+                }
+                Err(Malformed) => {
+                    self.receive.unpop();
+                    break;
+                }
+            }
+        }
+        Ok(refused)
+    }
+}
+
 impl Source for Queues {
     fn start(&mut self, registry: &mut Registry<'_>) -> io::Result<()> {
-        registry.watch(self.receive.doorbell().as_ref(), RECEIVE, EventSet::IN)?;
-        registry.watch(self.transmit.doorbell().as_ref(), TRANSMIT, EventSet::IN)?;
+        // Each ring is heard, and need not be taken off the doorbell.
+        let rings = EventSet::IN | EventSet::EDGE_TRIGGERED;
+        registry.watch(self.receive.doorbell().as_ref(), RECEIVE, rings)?;
+        registry.watch(self.transmit.doorbell().as_ref(), TRANSMIT, rings)?;
         self.mux.start(registry)
     }
 
     fn ready(&mut self, token: u32, events: EventSet, registry: &mut Registry<'_>) {
-        match token {
-            RECEIVE => self.receive.answer(),
-            TRANSMIT => self.transmit.answer(),
-            token => self.mux.ready(token, events, registry),
+        if token < TOKENS {
+            self.mux.ready(token, events, registry);
         }
         self.serve(registry);
     }

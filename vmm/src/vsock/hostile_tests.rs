@@ -253,6 +253,9 @@ fn idle_host_programs_are_let_go_in_time_for_those_who_wait_behind_them() {
 #[test]
 fn who_is_stuck_costs_no_cpu() {
     let mut guest = Guest::new();
+    // A program that speaks before the guest has said whether it is wanted.
+    let _early = guest.program("CONNECT 7\nhello, hello");
+    assert_eq!(guest.receive().0.op, op::REQUEST);
     // Host programs that do not read, do not speak, and wait in front of the door.
     let (stuck, _stream) = guest.open(1);
     fill(&mut guest, stuck);

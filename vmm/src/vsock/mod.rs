@@ -8,7 +8,8 @@
 //!   with `OK <host port>\n` once the guest has accepted.
 //!
 //! [`packet`] is the wire format, [`connection`] one connection's state, [`credit`] its accounts, [`mux`] all of
-//! them with their sockets, [`handshake`] the `CONNECT` line, [`device`] the queues.
+//! them with their sockets, [`handshake`] the `CONNECT` line, [`device`] the queues,
+//! `room` the guest's buffers, `stream` the way of bytes between them and the sockets.
 
 pub mod connection;
 pub mod credit;
@@ -16,5 +17,7 @@ pub mod device;
 pub mod handshake;
 pub mod mux;
 pub mod packet;
+mod room;
+mod stream;
 #[cfg(test)]
 mod test_guest;

@@ -13,7 +13,10 @@ use crate::vsock::device::{Service, VsockConfig};
 use crate::vsock::handshake::{Handshake, Progress};
 use crate::vsock::packet::{HOST_CID, Header, TYPE_STREAM, op};
 use protocol::PRIVILEGED_PORTS;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, connect, socket_with,
+};
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -21,6 +24,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use vm_memory::VolatileSlice;
 use vmm_sys_util::epoll::EventSet;
 
 /// Connections at once.
@@ -177,35 +181,36 @@ impl Mux {
         }
     }
 
-    /// Takes host programs that have connected, as many as there is room for.
+    /// Takes a host program that has connected. Others are taken when it is their turn: the listener
+    /// stays ready.
     fn accept(&mut self, registry: &mut Registry<'_>) {
-        while let Some(place) = free_place(&mut self.handshakes, MAX_HANDSHAKES) {
-            let Some(listener) = &self.config.listener else { return };
-            let stream = match listener.accept() {
-                Ok((stream, _)) => stream,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => {
-                    tracing::warn!(%error, "a host program could not be connected to the guest");
-                    self.paused = Some(Instant::now() + PAUSE);
-                    break;
-                }
-            };
-            let token = HANDSHAKES + place as u32;
-            let watched = stream
-                .set_nonblocking(true)
-                .and_then(|()| registry.watch(&stream, token, EventSet::IN));
-            if watched.is_ok() {
-                self.handshakes[place] = Some(Handshake::new(stream));
+        let Some(place) = free_place(&mut self.handshakes, MAX_HANDSHAKES) else { return };
+        let Some(listener) = &self.config.listener else { return };
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        match accept_with(listener, flags) {
+            Ok(stream) => {
+                self.handshakes[place] = Some(Handshake::new(stream.into()));
+                // Most have said already what they want.
+                self.proceed(place, registry);
+            }
+            Err(Errno::AGAIN) => {}
+            Err(error) => {
+                tracing::warn!(%error, "a host program could not be connected to the guest");
+                self.paused = Some(Instant::now() + PAUSE);
+                self.listen(registry);
             }
         }
-        self.listen(registry);
     }
 
-    /// A host program has said something.
+    /// A host program may have said something.
     fn proceed(&mut self, place: usize, registry: &mut Registry<'_>) {
         let Some(Some(handshake)) = self.handshakes.get_mut(place) else { return };
         let progress = handshake.proceed();
-        if progress == Progress::Waits {
+        let token = HANDSHAKES + place as u32;
+        if progress == Progress::Waits
+            && registry.watch(handshake.stream(), token, EventSet::IN).is_ok()
+        {
+            self.listen(registry);
             return;
         }
         let Some(handshake) = self.handshakes[place].take() else { return };
@@ -273,7 +278,12 @@ impl Mux {
     }
 
     /// Takes a packet of the guest.
-    pub fn receive(&mut self, header: &Header, payload: &[u8], registry: &mut Registry<'_>) {
+    pub fn receive(
+        &mut self,
+        header: &Header,
+        payload: &[VolatileSlice<'_>],
+        registry: &mut Registry<'_>,
+    ) {
         if header.src_cid.get() != self.config.guest_cid || header.dst_cid.get() != HOST_CID {
             // Whoever it claims to be is not behind this device.
             return;
@@ -359,14 +369,24 @@ impl Mux {
         !self.line.is_empty()
     }
 
-    /// The next packet for the guest; its payload, of at most `room` bytes, is put into `payload`.
+    /// How many of the guest's buffers the next packet can fill, by what has been so far.
+    #[must_use]
+    pub fn appetite(&self) -> usize {
+        match self.line.front() {
+            Some(Waiting::Connection(index)) => {
+                let slot = self.slots.get(*index).and_then(Option::as_ref);
+                slot.map_or(1, |slot| slot.connection.appetite())
+            }
+            _ => 1,
+        }
+    }
+
+    /// The next packet for the guest; its payload has been put into `room`.
     pub fn next_packet(
         &mut self,
-        room: usize,
-        payload: &mut Vec<u8>,
+        room: &[VolatileSlice<'_>],
         registry: &mut Registry<'_>,
     ) -> Option<Header> {
-        payload.clear();
         while let Some(first) = self.line.pop_front() {
             let index = match first {
                 Waiting::Connection(index) => index,
@@ -377,7 +397,7 @@ impl Mux {
             };
             let Some(Some(slot)) = self.slots.get_mut(index) else { continue };
             slot.queued = false;
-            let header = slot.connection.next_packet(room, payload);
+            let header = slot.connection.next_packet(room);
             self.settle(index, registry);
             if let Some(header) = header {
                 let header = Header { kind: TYPE_STREAM.into(), ..header };

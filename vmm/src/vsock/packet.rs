@@ -2,7 +2,9 @@
 //! descriptors (section 5.10.6).
 
 use crate::virtio::chain::Reader;
+use crate::virtio::queue::Malformed;
 use std::io::{self, Read};
+use vm_memory::VolatileSlice;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -90,21 +92,19 @@ pub fn read_header(reader: &mut Reader<'_>) -> io::Result<Header> {
     Ok(header)
 }
 
-/// Reads the payload that `header` announces into `payload`.
+/// Where the payload lies that `header` announces.
 ///
 /// # Errors
 /// It is longer than any payload, or than the rest of the chain.
-pub fn read_payload(
+pub fn payload<'a>(
     header: &Header,
-    reader: &mut Reader<'_>,
-    payload: &mut Vec<u8>,
-) -> io::Result<()> {
+    reader: &mut Reader<'a>,
+) -> Result<Vec<VolatileSlice<'a>>, Malformed> {
     let length = header.length.get() as usize;
     if length > MAX_PAYLOAD || length > reader.available_bytes() {
-        return Err(io::ErrorKind::InvalidData.into());
+        return Err(Malformed);
     }
-    payload.resize(length, 0);
-    reader.read_exact(payload)
+    Ok(reader.next_slices(length))
 }
 
 #[cfg(test)]
@@ -143,6 +143,12 @@ mod tests {
         assert_eq!(HEADER, 44);
     }
 
+    fn bytes_of(slices: &[VolatileSlice<'_>]) -> Vec<u8> {
+        let mut bytes = std::collections::VecDeque::new();
+        crate::vsock::stream::copy_rest(slices, 0, &mut bytes);
+        bytes.into()
+    }
+
     #[test]
     fn case_07_a_payload_is_as_long_as_the_header_said_when_it_was_read() {
         const AT: GuestAddress = GuestAddress(0x1_0000);
@@ -159,8 +165,7 @@ mod tests {
             // The driver thinks better of it.
             let other = Header { length: lies.into(), op: op::RST.into(), ..honest };
             ram.write_slice(other.as_bytes(), AT).unwrap();
-            let mut payload = Vec::new();
-            read_payload(&header, &mut reader, &mut payload).unwrap();
+            let payload = bytes_of(&payload(&header, &mut reader).unwrap());
             assert_eq!((header, payload.as_slice()), (honest, &b"hello"[..]), "{lies}");
         }
     }
@@ -193,14 +198,15 @@ mod tests {
             let chain = queue.build_desc_chain(&descriptors).unwrap();
             let chain = Whole::of(chain, 64).unwrap();
             let mut reader = chain.reader(&ram).unwrap();
-            let mut payload = Vec::new();
             match read_header(&mut reader) {
                 Err(_) => prop_assert!(bytes.len() < HEADER),
                 Ok(header) => {
                     prop_assert_eq!(header.as_bytes(), &bytes[..HEADER]);
                     let length = length as usize;
-                    match read_payload(&header, &mut reader, &mut payload) {
-                        Ok(()) => prop_assert_eq!(&payload, &bytes[HEADER..HEADER + length]),
+                    match payload(&header, &mut reader) {
+                        Ok(slices) => {
+                            prop_assert_eq!(bytes_of(&slices), &bytes[HEADER..HEADER + length]);
+                        }
                         Err(_) => prop_assert!(length > bytes.len() - HEADER),
                     }
                 }

@@ -202,7 +202,6 @@ fn however_much_the_guest_sends_and_takes_a_turn_is_bounded_and_asks_for_the_nex
             receive: queues.next().unwrap(),
             transmit: queues.next().unwrap(),
             mux: Mux::new(config, Arc::default()),
-            payload: Vec::new(),
         };
         let mut taken = |queue| std::iter::from_fn(|| driver.take(queue)).count();
         // More is due to the guest than one turn gives.

@@ -16,6 +16,7 @@ use std::io::Write;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::sync::atomic::{AtomicU64, Ordering};
+use vm_memory::VolatileSlice;
 
 const GUEST_CID: u64 = 3;
 /// Host programs' own ports begin here.
@@ -172,7 +173,8 @@ impl Scene {
         if header.src_cid == GUEST_CID && header.dst_cid == HOST_CID {
             self.model.guest_sent(header, room);
         }
-        self.mux.receive(header, &self.payload, &mut self.watch.registry());
+        let payload = [VolatileSlice::from(self.payload.as_mut_slice())];
+        self.mux.receive(header, &payload, &mut self.watch.registry());
         for arriving in [&self.open, &self.privileged] {
             for stream in arriving.try_iter() {
                 self.model.arrived(header, stream);
@@ -183,10 +185,14 @@ impl Scene {
     /// The guest takes a packet, if there is one.
     fn guest_takes(&mut self, room: usize) -> bool {
         let registry = &mut self.watch.registry();
-        let Some(header) = self.mux.next_packet(room, &mut self.payload, registry) else {
+        self.payload.resize(room, 0);
+        let payload = [VolatileSlice::from(self.payload.as_mut_slice())];
+        let Some(header) = self.mux.next_packet(&payload, registry) else {
             return false;
         };
-        assert!(self.payload.len() <= room, "it fits");
+        let length = header.length.get() as usize;
+        assert!(length <= room, "it fits");
+        self.payload.truncate(length);
         assert_eq!((header.src_cid.get(), header.dst_cid.get()), (HOST_CID, GUEST_CID));
         self.model.guest_got(&header, &self.payload);
         true
