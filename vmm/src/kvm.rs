@@ -3,13 +3,14 @@
 //! Order matters: memory is given to the VM before the irqchip is created. The other way round,
 //! each region waits for a grace period of the interrupt routing, several milliseconds.
 
-use crate::memory::GuestRam;
+use crate::memory::{GuestRam, PAGE_SIZE};
+use crate::virtio::registers::RegisterPage;
 use crate::x86::cpuid;
-use crate::x86::layout::IOAPIC_PINS;
+use crate::x86::layout::{IOAPIC_PINS, VIRTIO_MMIO};
 use crate::x86::msr::{self, MsrError};
 use kvm_bindings::{
-    CpuId, KVM_API_VERSION, KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, kvm_enable_cap,
-    kvm_userspace_memory_region, kvm_xcrs,
+    CpuId, KVM_API_VERSION, KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, KVM_MEM_READONLY,
+    kvm_enable_cap, kvm_userspace_memory_region, kvm_xcrs,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use std::sync::Arc;
@@ -120,23 +121,42 @@ impl Hypervisor {
         self.kvm.get_max_vcpus()
     }
 
-    /// A VM with `ram` and a split irqchip, without processors. `ram` must live as long as the VM:
-    /// [`crate::machine::Machine`] sees to that.
+    /// Whether guests can have memory that they can only read.
+    #[must_use]
+    pub fn has_readonly_memory(&self) -> bool {
+        self.kvm.check_extension(Cap::ReadonlyMem)
+    }
+
+    /// A VM with `ram` and a split irqchip, without processors; the guest can read `registers`, if there
+    /// are any, at [`VIRTIO_MMIO`]. Both must live as long as the VM: [`crate::machine::Machine`] sees to
+    /// that.
     ///
     /// # Errors
     /// KVM refuses a step.
-    pub fn create_vm(&self, ram: &GuestRam) -> Result<Arc<VmFd>, KvmError> {
+    pub fn create_vm(
+        &self,
+        ram: &GuestRam,
+        registers: Option<&RegisterPage>,
+    ) -> Result<Arc<VmFd>, KvmError> {
         let vm = self.kvm.create_vm().map_err(refused("KVM_CREATE_VM"))?;
-        for (slot, region) in (0..).zip(ram.iter()) {
-            let memory = kvm_userspace_memory_region {
-                slot,
-                flags: 0,
-                guest_phys_addr: region.start_addr().raw_value(),
-                memory_size: region.len(),
-                userspace_addr: region.as_ptr() as u64,
-            };
-            // SAFETY: the region is a mapping of exactly this length, which the caller keeps as
-            // long as the VM, and slots and guest addresses of the regions are distinct.
+        let of_ram = ram.iter().map(|region| kvm_userspace_memory_region {
+            slot: 0,
+            flags: 0,
+            guest_phys_addr: region.start_addr().raw_value(),
+            memory_size: region.len(),
+            userspace_addr: region.as_ptr() as u64,
+        });
+        let of_registers = registers.map(|page| kvm_userspace_memory_region {
+            slot: 0,
+            flags: KVM_MEM_READONLY,
+            guest_phys_addr: VIRTIO_MMIO,
+            memory_size: PAGE_SIZE,
+            userspace_addr: page.as_ptr() as u64,
+        });
+        for (slot, region) in (0..).zip(of_ram.chain(of_registers)) {
+            let memory = kvm_userspace_memory_region { slot, ..region };
+            // SAFETY: each is a mapping of exactly this length, which the caller keeps as long as the
+            // VM, and slots and guest addresses are distinct.
             unsafe { vm.set_user_memory_region(memory) }
                 .map_err(refused("KVM_SET_USER_MEMORY_REGION"))?;
         }

@@ -31,8 +31,9 @@ use crate::virtio::VirtioDevice;
 use crate::virtio::balloon::{Balloon, BalloonControl};
 use crate::virtio::block::{Block, Drive};
 use crate::virtio::console::{Input, VirtioConsole};
-use crate::virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
+use crate::virtio::mmio::{INTERRUPT_ACK, MmioTransport, QUEUE_NOTIFY, USED_BUFFERS};
 use crate::virtio::net::{Interface, Net};
+use crate::virtio::registers::RegisterPage;
 use crate::virtio::rng::Rng;
 use crate::vsock::device::{Service, Vsock, VsockConfig};
 use crate::x86::acpi::{self, AcpiError, Platform};
@@ -50,6 +51,7 @@ use std::panic;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, ScopedJoinHandle};
+use vmm_sys_util::eventfd::EventFd;
 
 /// The guest's context id: every machine has its own vsock, so all can have the same.
 const GUEST_CID: u64 = 3;
@@ -210,6 +212,7 @@ struct Parts {
     button: PowerButton,
     output: crate::console::ConsoleOutput,
     _vm: Arc<VmFd>,
+    _registers: Option<Arc<RegisterPage>>,
     _ram: GuestRam,
 }
 
@@ -264,6 +267,8 @@ impl Machine {
         }
         let map = if config.hugepages { memory::map_huge } else { memory::map };
         let ram = map(config.memory)?;
+        let registers = hypervisor.has_readonly_memory().then(RegisterPage::new).transpose();
+        let registers = registers.map_err(resource("memory for registers"))?.map(Arc::new);
         let input = match config.console_device {
             ConsoleDevice::Serial => None,
             ConsoleDevice::Virtio => Some(Input::new().map_err(resource("the console"))?),
@@ -273,12 +278,18 @@ impl Machine {
         let platform = Platform { cpus: config.cpus, virtio: devices.len() as u8 };
 
         let put_together = || {
-            let vm = hypervisor.create_vm(&ram)?;
+            let vm = hypervisor.create_vm(&ram, registers.as_deref())?;
             // They get ready while the rest of the machine is made.
             let processors = Processors::spawn(config.cpus, &slot, &links.usage)
                 .map_err(resource("the processors' threads"))?;
             let vcpus = hypervisor.create_vcpus(&vm, config.cpus)?;
-            let mut board = Board { vm: &vm, pio: Bus::default(), mmio: Bus::default(), virtio: 0 };
+            let mut board = Board {
+                vm: &vm,
+                pio: Bus::default(),
+                mmio: Bus::default(),
+                virtio: 0,
+                registers: registers.clone(),
+            };
             let ioapic = Arc::new(Mutex::new(IoApic::new(vm.clone())));
             board.mmio.insert(layout::IOAPIC, layout::IOAPIC_SIZE, ioapic)?;
             let button = board.platform(links, &mut io, &slot, input)?;
@@ -308,7 +319,17 @@ impl Machine {
         }
         links.console.output().boot_begins();
         let output = links.console.output().clone();
-        let parts = Parts { buses, _io: io, slot, outcome, button, output, _vm: vm, _ram: ram };
+        let parts = Parts {
+            buses,
+            _io: io,
+            slot,
+            outcome,
+            button,
+            output,
+            _vm: vm,
+            _registers: registers,
+            _ram: ram,
+        };
         Ok(Self { vcpus, processors, parts })
     }
 
@@ -400,6 +421,8 @@ struct Board<'a> {
     pio: Bus,
     mmio: Bus,
     virtio: u8,
+    /// Where the guest reads the registers of the first virtio device by itself.
+    registers: Option<Arc<RegisterPage>>,
 }
 
 impl Board<'_> {
@@ -455,8 +478,17 @@ impl Board<'_> {
         let index = self.virtio;
         let base = layout::VIRTIO_MMIO + u64::from(index) * layout::VIRTIO_MMIO_SIZE;
         let line = self.line(layout::VIRTIO_GSI + u32::from(index))?;
-        let transport =
+        let mut transport =
             MmioTransport::new(ram.clone(), line, device).map_err(resource("a virtio device"))?;
+        if let Some(page) = self.registers.take() {
+            transport.show(page);
+            // Nobody hears it: what it would change is shown as it was.
+            let unheard = EventFd::new(libc::EFD_CLOEXEC).map_err(resource("a virtio device"))?;
+            let acknowledge = IoEventAddress::Mmio(base + INTERRUPT_ACK);
+            self.vm
+                .register_ioevent(&unheard, &acknowledge, USED_BUFFERS)
+                .map_err(connect("KVM_IOEVENTFD"))?;
+        }
         let notify = IoEventAddress::Mmio(base + QUEUE_NOTIFY);
         for (queue, doorbell) in (0_u32..).zip(transport.doorbells()) {
             self.vm.register_ioevent(doorbell, &notify, queue).map_err(connect("KVM_IOEVENTFD"))?;

@@ -16,7 +16,8 @@ use crate::bus::BusDevice;
 use crate::irq::IrqLine;
 use crate::memory::GuestRam;
 use crate::virtio::queue::DeviceQueue;
-use crate::virtio::{Activation, Interrupt, VirtioDevice};
+use crate::virtio::registers::RegisterPage;
+use crate::virtio::{Activation, INTERRUPT_QUEUE, Interrupt, VirtioDevice};
 use bitflags::bitflags;
 use std::io;
 use std::sync::Arc;
@@ -28,6 +29,16 @@ use vmm_sys_util::eventfd::EventFd;
 
 /// Offset of the register to which the driver writes the number of a queue with new buffers.
 pub const QUEUE_NOTIFY: u64 = 0x50;
+/// Offset of the register to which the driver writes what interrupts it has seen.
+pub const INTERRUPT_ACK: u64 = register::INTERRUPT_ACK;
+/// What it writes there after the interrupt of a queue.
+pub const USED_BUFFERS: u32 = INTERRUPT_QUEUE;
+
+/// The registers that change by themselves.
+pub(super) const INTERRUPT_STATUS: u64 = register::INTERRUPT_STATUS;
+pub(super) const STATUS: u64 = register::STATUS;
+/// What the latter changes to.
+pub(super) const NEEDS_RESET: u32 = Status::NEEDS_RESET.bits();
 
 pub(crate) mod register {
     pub(crate) const MAGIC: u64 = 0x00;
@@ -56,6 +67,9 @@ pub(crate) mod register {
     pub(crate) const CONFIG_GENERATION: u64 = 0xfc;
     pub(crate) const CONFIG: u64 = 0x100;
 }
+
+/// End of the registers and the longest configuration that is [shown](MmioTransport::show).
+const REGISTERS_END: u64 = 0x140;
 
 /// "virt".
 const MAGIC: u32 = 0x7472_6976;
@@ -123,6 +137,35 @@ impl MmioTransport {
         })
     }
 
+    /// Shows the registers of a device whose configuration never changes in `page` as well, from which
+    /// the guest reads them without asking.
+    ///
+    /// What the driver says in [`INTERRUPT_ACK`] may be kept from this then if it is [`USED_BUFFERS`]:
+    /// that bit of the status stays, which only means that drivers look at their queues, as they do
+    /// with every interrupt.
+    pub fn show(&mut self, page: Arc<RegisterPage>) {
+        for offset in (register::CONFIG..REGISTERS_END).step_by(4) {
+            let mut data = [0; 4];
+            self.device.read_config(offset - register::CONFIG, &mut data);
+            page.store(offset, u32::from_le_bytes(data));
+        }
+        self.interrupt.page = Some(page);
+        self.publish();
+    }
+
+    /// Shows what has changed.
+    fn publish(&self) {
+        let Some(page) = &self.interrupt.page else { return };
+        let offsets = (0..register::CONFIG).step_by(4);
+        for offset in offsets.filter(|offset| *offset != INTERRUPT_STATUS) {
+            page.store(offset, self.register(offset));
+        }
+        // It may have come to need one while that was written.
+        if self.interrupt.needs_reset.load(Ordering::SeqCst) != 0 {
+            page.set(STATUS, NEEDS_RESET);
+        }
+    }
+
     /// The queues' doorbells, to be rung by KVM when the driver writes a queue's number to
     /// [`QUEUE_NOTIFY`].
     #[must_use]
@@ -177,6 +220,9 @@ impl MmioTransport {
             QUEUE_NOTIFY => self.ring(value),
             register::INTERRUPT_ACK => {
                 self.interrupt.status.fetch_and(!value, Ordering::AcqRel);
+                if let Some(page) = &self.interrupt.page {
+                    page.clear(INTERRUPT_STATUS, value);
+                }
             }
             register::STATUS => self.set_status(value),
             _ => self.set_up_queue(offset, value),
@@ -335,7 +381,10 @@ impl MmioTransport {
         self.driver_features_select = 0;
         self.driver_features = 0;
         self.interrupt.status.store(0, Ordering::Release);
-        self.interrupt.needs_reset.store(0, Ordering::Release);
+        if let Some(page) = &self.interrupt.page {
+            page.store(INTERRUPT_STATUS, 0);
+        }
+        self.interrupt.needs_reset.store(0, Ordering::SeqCst);
         self.status = Status::default();
     }
 }
@@ -356,6 +405,7 @@ impl BusDevice for MmioTransport {
             self.device.write_config(offset, data);
         } else if let Ok(data) = <[u8; 4]>::try_from(data) {
             self.set_register(offset, u32::from_le_bytes(data));
+            self.publish();
         }
     }
 }

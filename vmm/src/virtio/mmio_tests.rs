@@ -235,3 +235,35 @@ fn every_offset_and_width_is_answered() {
     driver.write(register::STATUS, 0);
     assert_eq!(driver.read(register::SHARED_MEMORY.start() + 4), u32::MAX);
 }
+
+#[test]
+fn what_the_guest_reads_by_itself_is_what_a_read_would_give_at_every_step() {
+    let mut driver = Driver::new();
+    let page = Arc::new(RegisterPage::new().unwrap());
+    driver.transport.show(page.clone());
+    let same = |driver: &mut Driver, step: &str| {
+        for offset in (0..REGISTERS_END).step_by(4) {
+            assert_eq!(page.load(offset), driver.read(offset), "{offset:#x} {step}");
+        }
+    };
+    same(&mut driver, "at first");
+    driver.agree();
+    same(&mut driver, "when features are agreed on");
+    driver.set_up_all();
+    same(&mut driver, "when there are queues");
+    driver.start();
+    same(&mut driver, "when it runs");
+    let interrupt = driver.transport.interrupt.clone();
+    interrupt.queue();
+    assert_eq!(page.load(register::INTERRUPT_STATUS), USED_BUFFERS);
+    same(&mut driver, "when buffers were used");
+    driver.write(INTERRUPT_ACK, USED_BUFFERS);
+    assert_eq!(page.load(register::INTERRUPT_STATUS), 0);
+    interrupt.needs_reset(&"a test");
+    same(&mut driver, "when it needs a reset");
+    driver.write(register::QUEUE_SELECT, 1);
+    same(&mut driver, "when it still does");
+    driver.write(register::STATUS, 0);
+    assert_eq!(page.load(register::INTERRUPT_STATUS), 0);
+    same(&mut driver, "after the reset");
+}

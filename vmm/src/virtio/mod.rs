@@ -8,6 +8,7 @@ pub mod console;
 pub mod mmio;
 pub mod net;
 pub mod queue;
+pub mod registers;
 pub mod rng;
 #[cfg(test)]
 pub(crate) mod test_driver;
@@ -19,13 +20,14 @@ pub(crate) mod test_warnings;
 use crate::irq::IrqLine;
 use crate::memory::GuestRam;
 use queue::DeviceQueue;
+use registers::RegisterPage;
 use std::fmt::Display;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// `InterruptStatus`: a queue has used buffers.
-const INTERRUPT_QUEUE: u32 = 1 << 0;
+pub(crate) const INTERRUPT_QUEUE: u32 = 1 << 0;
 /// `InterruptStatus`: the configuration or the status has changed.
 const INTERRUPT_CONFIG: u32 = 1 << 1;
 
@@ -97,6 +99,8 @@ pub struct Activation {
 pub struct Interrupt {
     status: Arc<AtomicU32>,
     needs_reset: Arc<AtomicU32>,
+    /// Where the guest reads both, if it can do so by itself.
+    page: Option<Arc<RegisterPage>>,
     /// The log has heard of a device that needs a reset; the guest could say it for ever.
     logged: Arc<AtomicBool>,
     line: IrqLine,
@@ -104,7 +108,13 @@ pub struct Interrupt {
 
 impl Interrupt {
     fn new(line: IrqLine) -> Self {
-        Self { status: Arc::default(), needs_reset: Arc::default(), logged: Arc::default(), line }
+        Self {
+            status: Arc::default(),
+            needs_reset: Arc::default(),
+            page: None,
+            logged: Arc::default(),
+            line,
+        }
     }
 
     /// Tells the driver that a queue has used buffers.
@@ -122,12 +132,18 @@ impl Interrupt {
         if !self.logged.swap(true, Ordering::Relaxed) {
             tracing::warn!(%why, "a virtio device stops until the guest resets it");
         }
-        self.needs_reset.store(1, Ordering::Release);
+        self.needs_reset.store(1, Ordering::SeqCst);
+        if let Some(page) = &self.page {
+            page.set(mmio::STATUS, mmio::NEEDS_RESET);
+        }
         self.raise(INTERRUPT_CONFIG);
     }
 
     fn raise(&self, what: u32) {
         self.status.fetch_or(what, Ordering::AcqRel);
+        if let Some(page) = &self.page {
+            page.set(mmio::INTERRUPT_STATUS, what);
+        }
         if let Err(error) = self.line.trigger() {
             tracing::warn!(%error, "interrupt not raised");
         }
