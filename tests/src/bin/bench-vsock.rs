@@ -119,7 +119,7 @@ fn under(monitor: Monitor) -> io::Result<Value> {
     let folder = Path::new(FILES);
     let [packed, unpacked, initrd] = ["vmlinuz", "vmlinux", "initrd"].map(|name| folder.join(name));
     let (packed, unpacked, initrd) = (&packed, &unpacked, &initrd);
-    let guest = Guest { packed, unpacked, initrd, memory: 256, append: "quiet" };
+    let guest = Guest { packed, unpacked, initrd, memory: 512, append: "quiet" };
     let mut command = monitor.command(&guest);
     let device = match monitor {
         Monitor::Vmm => None,
