@@ -90,28 +90,11 @@ impl Read for Reader<'_> {
 /// Writes to the writable part of a chain from its start to its end.
 pub struct Writer<'a>(Parts<'a>);
 
-impl<'a> Writer<'a> {
+impl Writer<'_> {
     /// For how many bytes there is room.
     #[must_use]
     pub fn available_bytes(&self) -> usize {
         self.0.bytes()
-    }
-
-    /// Leaves the first `count` bytes in this one, and gives the rest.
-    #[must_use]
-    pub fn split_off(&mut self, count: usize) -> Self {
-        let mut first = VecDeque::new();
-        let mut left = count;
-        while let Some(piece) = self.0.take(left) {
-            left -= piece.len();
-            first.push_back(piece);
-        }
-        Self(Parts(std::mem::replace(&mut self.0.0, first)))
-    }
-
-    /// The memory that is left.
-    pub fn into_slices(self) -> impl Iterator<Item = VolatileSlice<'a>> {
-        self.0.0.into_iter()
     }
 }
 

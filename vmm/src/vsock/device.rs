@@ -106,7 +106,8 @@ impl VirtioDevice for Vsock {
         let (Some(receive), Some(transmit)) = (queues.next(), queues.next()) else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
-        let queues = Queues { ram: activation.ram, receive, transmit, mux };
+        let ram = Arc::new(activation.ram);
+        let queues = Queues { ram, receive, transmit, mux };
         self.active = Some(self.io.add(Box::new(queues))?);
         Ok(())
     }
@@ -126,16 +127,17 @@ impl Drop for Vsock {
 
 /// The device on the `io` thread.
 struct Queues {
-    ram: GuestRam,
+    ram: Arc<GuestRam>,
     receive: DeviceQueue,
     transmit: DeviceQueue,
     mux: Mux,
 }
 
 impl Queues {
-    /// Moves packets both ways, for one turn.
-    fn serve(&mut self, registry: &mut Registry<'_>) {
-        let outcome = self.take_packets(registry).and_then(|()| self.give_packets(registry));
+    /// Moves packets for one turn: the guest's if it `rang`, and ours.
+    fn serve(&mut self, rang: bool, registry: &mut Registry<'_>) {
+        let taken = if rang { self.take_packets(registry) } else { Ok(()) };
+        let outcome = taken.and_then(|()| self.give_packets(registry));
         self.transmit.notify();
         self.receive.notify();
         if outcome.is_err() {
@@ -261,7 +263,7 @@ impl Source for Queues {
         if token < TOKENS {
             self.mux.ready(token, events, registry);
         }
-        self.serve(registry);
+        self.serve(token == TRANSMIT, registry);
     }
 
     fn deadline(&self) -> Option<Instant> {

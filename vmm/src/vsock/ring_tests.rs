@@ -198,7 +198,7 @@ fn however_much_the_guest_sends_and_takes_a_turn_is_bounded_and_asks_for_the_nex
         };
         let mut queues = activation.queues.into_iter();
         let mut device = Queues {
-            ram: activation.ram,
+            ram: Arc::new(activation.ram),
             receive: queues.next().unwrap(),
             transmit: queues.next().unwrap(),
             mux: Mux::new(config, Arc::default()),

@@ -1,11 +1,9 @@
 //! The guest's buffers for packets: room for the bytes of several is filled in one go.
 
 use crate::memory::GuestRam;
-use crate::virtio::chain::{Whole, Writer};
-use crate::virtio::queue::{Chain, Malformed};
+use crate::virtio::queue::{Chain, Malformed, walk};
 use crate::vsock::packet::{HEADER, Header, op};
-use std::io::Write;
-use vm_memory::VolatileSlice;
+use vm_memory::{GuestMemoryBackend, VolatileSlice};
 use zerocopy::IntoBytes;
 
 /// No more buffers are taken when there are so many pieces of memory: one chain can have as many
@@ -15,15 +13,19 @@ const PIECES: usize = 256;
 /// Buffers in the order of the ring.
 #[derive(Default)]
 pub(super) struct Room<'a> {
-    buffers: Vec<Buffer<'a>>,
+    buffers: Vec<Buffer>,
+    /// Where their headers go.
+    headers: Vec<VolatileSlice<'a>>,
     /// What all of them have behind their headers.
     payload: Vec<VolatileSlice<'a>>,
 }
 
-/// A buffer: where its header goes, and how many bytes there are behind it.
-struct Buffer<'a> {
+/// A buffer.
+struct Buffer {
     head: u16,
-    header: Writer<'a>,
+    /// Pieces of memory that its header is in.
+    pieces: usize,
+    /// How many bytes there are behind it.
     bytes: usize,
 }
 
@@ -31,6 +33,7 @@ impl<'a> Room<'a> {
     /// Forgets all buffers.
     pub(super) fn clear(&mut self) {
         self.buffers.clear();
+        self.headers.clear();
         self.payload.clear();
     }
 
@@ -60,14 +63,29 @@ impl<'a> Room<'a> {
         ram: &'a GuestRam,
     ) -> Result<(), Malformed> {
         let head = chain.head_index();
-        let mut header = Whole::of(chain, most)?.writer(ram)?;
-        let payload = header.split_off(HEADER);
-        let bytes = payload.available_bytes();
-        if bytes == 0 {
+        let (headers, pieces) = (self.headers.len(), self.payload.len());
+        let (mut missing, mut bytes) = (HEADER, 0);
+        let walked = walk(chain, most, |descriptor| {
+            if !descriptor.is_write_only() {
+                return Ok(());
+            }
+            for slice in ram.get_slices(descriptor.addr(), descriptor.len() as usize) {
+                let slice = slice.map_err(|_| Malformed)?;
+                let (header, rest) =
+                    slice.split_at(missing.min(slice.len())).map_err(|_| Malformed)?;
+                missing -= header.len();
+                bytes += rest.len();
+                self.headers.extend(Some(header).filter(|piece| !piece.is_empty()));
+                self.payload.extend(Some(rest).filter(|piece| !piece.is_empty()));
+            }
+            Ok(())
+        });
+        if walked.is_err() || bytes == 0 {
+            self.headers.truncate(headers);
+            self.payload.truncate(pieces);
             return Err(Malformed);
         }
-        self.payload.extend(payload.into_slices());
-        self.buffers.push(Buffer { head, header, bytes });
+        self.buffers.push(Buffer { head, pieces: self.headers.len() - headers, bytes });
         Ok(())
     }
 
@@ -77,14 +95,17 @@ impl<'a> Room<'a> {
     pub(super) fn fill(&mut self, header: &Header) -> Vec<(u16, u32)> {
         let mut left = header.length.get() as usize;
         let mut filled = Vec::with_capacity(self.buffers.len());
-        for buffer in &mut self.buffers {
+        let mut headers = self.headers.iter();
+        for buffer in &self.buffers {
             let length = left.min(buffer.bytes);
             left -= length;
             let header = Header { length: (length as u32).into(), ..*header };
-            // There is room, and the chain does not change.
-            let written =
-                buffer.header.write_all(header.as_bytes()).map_or(0, |()| HEADER + length);
-            filled.push((buffer.head, written as u32));
+            let mut bytes = header.as_bytes();
+            for piece in headers.by_ref().take(buffer.pieces) {
+                piece.copy_from(bytes);
+                bytes = &bytes[piece.len().min(bytes.len())..];
+            }
+            filled.push((buffer.head, (HEADER + length) as u32));
             if left == 0 {
                 break;
             }
