@@ -182,11 +182,11 @@ impl Connection {
             (State::Established, op::RW) => self.take_payload(payload),
             (State::Established, op::SHUTDOWN) => {
                 self.guest_shutdown |= header.flags.get() & SHUTDOWN_BOTH;
-                if self.guest_shutdown & SHUTDOWN_RECEIVE != 0 {
+                self.flush();
+                if self.state != State::Over && self.guest_shutdown & SHUTDOWN_RECEIVE != 0 {
                     // The host program's next write fails; this one only if it is gone already.
                     let _ = self.stream.shutdown(Shutdown::Read);
                 }
-                self.flush();
             }
             (State::Established, op::CREDIT_UPDATE) => {}
             (State::Established, op::CREDIT_REQUEST) => self.due |= Due::CREDIT_UPDATE,
@@ -238,13 +238,12 @@ impl Connection {
         }
         // Only a connection that is behind keeps the room.
         self.buffer = VecDeque::new();
-        if self.guest_shutdown & SHUTDOWN_SEND != 0 && !self.write_closed {
+        if self.guest_shutdown == SHUTDOWN_BOTH {
+            self.break_off();
+        } else if self.guest_shutdown & SHUTDOWN_SEND != 0 && !self.write_closed {
             self.write_closed = true;
             // It fails only where the other end is gone already.
             let _ = self.stream.shutdown(Shutdown::Write);
-        }
-        if self.guest_shutdown == SHUTDOWN_BOTH {
-            self.break_off();
         }
     }
 

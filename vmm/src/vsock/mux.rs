@@ -214,15 +214,19 @@ impl Mux {
             return;
         }
         let Some(handshake) = self.handshakes[place].take() else { return };
-        registry.forget(handshake.stream());
         if let Progress::Wants(guest) = progress
+            // There is a place for it then, so its stream is not dropped while it is watched.
+            && self.by_ports.len() < MAX_CONNECTIONS
             && let Some(host) = self.free_host_port(guest)
         {
             let ports = Ports { host, guest };
             let connection = Connection::dialled(ports, handshake.into_stream());
             if let Some(index) = self.insert(ports, connection) {
+                // The stream is watched as a connection's from now on.
                 self.settle(index, registry);
             }
+        } else {
+            registry.forget(handshake.stream());
         }
         self.listen(registry);
     }
