@@ -33,6 +33,7 @@ use output::Failure;
 use protocol::HResult;
 use std::ffi::OsString;
 use std::process::ExitCode;
+use tracing::Level;
 use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
@@ -57,13 +58,14 @@ fn main() -> ExitCode {
         output::print_failure(HResult::DISP_E_EXCEPTION, &text, format);
         return ExitCode::FAILURE;
     }
-    let filter = EnvFilter::try_from_env("VMM_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let log = tracing_subscriber::fmt()
         .with_ansi(output::is_colourful())
         .log_internal_errors(false)
-        .with_writer(std::io::stderr)
-        .init();
+        .with_writer(std::io::stderr);
+    match EnvFilter::try_from_env("VMM_LOG") {
+        Ok(filter) => log.with_env_filter(filter).init(),
+        Err(_) => log.with_max_level(Level::WARN).init(),
+    }
     let outcome = match args.verb {
         Verb::Run(run) => run::run(run, format),
         Verb::Start(start) => start::start(&start, format),
