@@ -197,10 +197,14 @@ impl Queues {
             let refused = self.take_buffers(self.mux.appetite().min(turn), &mut room, &ram)?;
             turn -= refused;
             if room.buffers() == 0 {
-                if refused > 0 || self.receive.await_buffers()? {
-                    continue;
+                if refused == 0 {
+                    if !self.receive.await_buffers()? {
+                        break;
+                    }
+                    // One that the driver has added and taken back has its part of the turn, too.
+                    turn -= 1;
                 }
-                break;
+                continue;
             }
             let header = self.mux.next_packet(room.payload(), registry);
             let filled = header.map_or_else(Vec::new, |header| room.fill(&header));
@@ -218,9 +222,7 @@ impl Queues {
         }
         Ok(())
     }
-}
 
-impl Queues {
     /// Takes up to `count` of the guest's buffers into `room`. One that is none, that holds no header,
     /// or nothing beside it, goes back empty when it is the first; gives how many did.
     fn take_buffers<'a>(
