@@ -12,19 +12,14 @@ use std::alloc::{GlobalAlloc, Layout};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A heap for all threads.
-pub(crate) struct Heap(Mutex<Owned>);
-
-struct Owned(Dlmalloc);
-
-// SAFETY: all that it points to is its own, and nothing of it belongs to a thread.
-unsafe impl Send for Owned {}
+pub(crate) struct Heap(Mutex<Dlmalloc>);
 
 impl Heap {
     pub(crate) const fn new() -> Self {
-        Self(Mutex::new(Owned(Dlmalloc::new())))
+        Self(Mutex::new(Dlmalloc::new()))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Owned> {
+    fn lock(&self) -> MutexGuard<'_, Dlmalloc> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -34,21 +29,21 @@ impl Heap {
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller keeps what the trait asks for, which is what dlmalloc asks for.
-        unsafe { self.lock().0.malloc(layout.size(), layout.align()) }
+        unsafe { self.lock().malloc(layout.size(), layout.align()) }
     }
 
     unsafe fn dealloc(&self, object: *mut u8, layout: Layout) {
         // SAFETY: as above.
-        unsafe { self.lock().0.free(object, layout.size(), layout.align()) }
+        unsafe { self.lock().free(object, layout.size(), layout.align()) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: as above.
-        unsafe { self.lock().0.calloc(layout.size(), layout.align()) }
+        unsafe { self.lock().calloc(layout.size(), layout.align()) }
     }
 
     unsafe fn realloc(&self, object: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         // SAFETY: as above.
-        unsafe { self.lock().0.realloc(object, layout.size(), layout.align(), size) }
+        unsafe { self.lock().realloc(object, layout.size(), layout.align(), size) }
     }
 }
