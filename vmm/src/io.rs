@@ -110,6 +110,8 @@ enum Command {
 pub struct IoThread {
     handle: IoHandle,
     thread: Option<JoinHandle<()>>,
+    /// Is disconnected when the thread is confined.
+    ready: Receiver<()>,
     /// Is disconnected when the thread has ended.
     ended: Receiver<()>,
 }
@@ -157,7 +159,8 @@ impl Unstarted {
         Ok(Self { served, commands, handle })
     }
 
-    /// A handle to the thread, which does nothing before it is started.
+    /// A handle to the thread. Who adds or removes something by it waits until the thread has started: not
+    /// whoever is to start it.
     #[must_use]
     pub fn handle(&self) -> IoHandle {
         self.handle.clone()
@@ -181,21 +184,23 @@ impl Unstarted {
     pub fn spawn(self, role: Role, name: &str, held: impl Send + 'static) -> io::Result<IoThread> {
         let Self { served, commands, handle } = self;
         let (alive, ended) = bounded::<()>(0);
+        let (unready, ready) = bounded::<()>(0);
         #[cfg(any(test, fuzzing))]
         if by_hand::is_wanted() {
             let hand = Some(by_hand::Hand::new(served, held));
             let handle = IoHandle { hand, ..handle };
-            return Ok(IoThread { handle, thread: None, ended });
+            return Ok(IoThread { handle, thread: None, ready, ended });
         }
         let wake = handle.wake.clone();
         let serve = move || {
             confine::narrow(role);
+            drop(unready);
             let _alive = alive;
             let _held = held;
             served.serve(&commands, &wake);
         };
         let thread = thread::Builder::new().name(name.into()).spawn(serve)?;
-        Ok(IoThread { handle, thread: Some(thread), ended })
+        Ok(IoThread { handle, thread: Some(thread), ready, ended })
     }
 }
 
@@ -220,6 +225,12 @@ impl IoThread {
     #[must_use]
     pub fn handle(&self) -> IoHandle {
         self.handle.clone()
+    }
+
+    /// Waits until the thread has the filter of its role, if its process is confined.
+    pub fn wait_until_ready(&self) {
+        // Nothing is ever sent.
+        let _ = self.ready.recv();
     }
 
     /// Ends the thread as dropping it does, but waits no longer than `limit`: a thread that the

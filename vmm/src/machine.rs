@@ -206,7 +206,7 @@ pub struct Machine {
 /// Fields are dropped in this order: the devices and the console's last words, last the RAM.
 struct Parts {
     buses: Arc<Buses>,
-    _io: IoThread,
+    io: IoThread,
     slot: OutcomeSlot,
     outcome: Receiver<Outcome>,
     button: PowerButton,
@@ -321,7 +321,7 @@ impl Machine {
         let output = links.console.output().clone();
         let parts = Parts {
             buses,
-            _io: io,
+            io,
             slot,
             outcome,
             button,
@@ -337,12 +337,14 @@ impl Machine {
     #[must_use]
     pub fn start(self, paused: bool) -> Boot {
         let Self { vcpus, mut processors, parts } = self;
+        parts.io.wait_until_ready();
         processors.start(vcpus, &parts.buses, paused);
         Boot { processors: Arc::new(processors), parts }
     }
 }
 
-/// Does `one`, and the `other` at the same time on another thread, if there is one to be had.
+/// Does `one`, and the `other` at the same time on another thread, if there is one to be had. That has the
+/// filter of the calling one, and is gone when this returns.
 fn meanwhile<A, B: Send>(one: impl FnOnce() -> A, other: impl Fn() -> B + Sync) -> (A, B) {
     thread::scope(|scope| {
         let thread = thread::Builder::new().name("fill".into()).spawn_scoped(scope, &other);
@@ -395,6 +397,7 @@ fn virtio_devices(
         guest_sockets: links.vsock_path.clone(),
         services: vec![agents, notify],
     };
+    // The first one's registers are shown to the guest: its configuration is not to change.
     let of_every_machine: [Box<dyn VirtioDevice>; DEVICES_OF_EVERY_MACHINE] = [
         Box::new(Vsock::new(vsock, io.handle())),
         Box::new(Rng::new(io.handle())),

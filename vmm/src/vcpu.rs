@@ -143,7 +143,8 @@ impl Processors {
             let name = format!("vcpu{index}");
             let last_word = LastWord::of(&name, outcome);
             let (usage, outcome) = (usage.clone(), outcome.clone());
-            let (starter, start) = bounded(1);
+            // Nobody is started before having got ready.
+            let (starter, start) = bounded(0);
             let run = move || {
                 confine::narrow(Role::Vcpu);
                 let _last_word = last_word;
@@ -166,7 +167,9 @@ impl Processors {
         if !paused {
             self.gate.order(Order::Run);
         }
-        for (starter, vcpu) in self.waiting.drain(..).zip(vcpus) {
+        // The boot processor is the last one: the others wait in KVM until it wakes them, so no guest runs
+        // beside a thread that is not confined yet.
+        for (starter, vcpu) in self.waiting.drain(..).zip(vcpus).rev() {
             // A thread that has ended before has said so.
             let _ = starter.send((vcpu, buses.clone()));
         }

@@ -142,7 +142,7 @@ impl MmioTransport {
     ///
     /// What the driver says in [`INTERRUPT_ACK`] may be kept from this then if it is [`USED_BUFFERS`]:
     /// that bit of the status stays, which only means that drivers look at their queues, as they do
-    /// with every interrupt.
+    /// with every interrupt. One that reads the status until nothing is set would not end; no known one does.
     pub fn show(&mut self, page: Arc<RegisterPage>) {
         for offset in (register::CONFIG..REGISTERS_END).step_by(4) {
             let mut data = [0; 4];
