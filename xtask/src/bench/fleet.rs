@@ -1,7 +1,7 @@
 //! A hundred machines on this machine's own KVM.
 
 use super::report::{Column, Report, Row, Sorted, Target};
-use super::start::Started;
+use super::start::{RUNTIME, Started};
 use crate::build;
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -29,7 +29,8 @@ pub(super) fn measure() -> Result<Report> {
     setrlimit(Resource::Nofile, rustix::process::Rlimit { current: limits.maximum, ..limits })?;
     let programs = build::tools()?;
     let vmm = build::take(&programs, "vmm")?;
-    let folder = tempfile::tempdir()?;
+    let floor = build::take(&programs, "bench-floor")?;
+    let folder = tempfile::tempdir_in(RUNTIME)?;
     let kernel = folder.path().join("kernel");
     fs::write(&kernel, elf(DOT))?;
     let start = |number: usize| {
@@ -37,6 +38,7 @@ pub(super) fn measure() -> Result<Report> {
         command.args(["run", &format!("m{number}"), "--memory", "128M", "--kernel"]).arg(&kernel);
         Started::new(command.env("VMM_RUNTIME_DIR", folder.path()))
     };
+    let start_floor = |_: usize| Started::new(Command::new(&floor).arg("128"));
     let (mut alone, mut private) = (Vec::new(), Vec::new());
     for _ in 0..ALONE {
         let machine = start(0)?;
@@ -44,6 +46,8 @@ pub(super) fn measure() -> Result<Report> {
         private.push(memory::of(machine.process.id())?.private as f64);
     }
     let alone = Sorted::new(alone);
+    let floor_alone = (0..ALONE).map(|number| Ok(start_floor(number)?.time));
+    let floor_alone = Sorted::new(floor_alone.collect::<Result<_>>()?);
     let private_alone = Sorted::new(private).at(50);
 
     // Those before go on running.
@@ -56,29 +60,15 @@ pub(super) fn measure() -> Result<Report> {
     let private = private_of(&machines)?;
     drop(machines);
 
-    let barrier = Barrier::new(MACHINES + 1);
-    let (machines, whole) = thread::scope(|scope| -> Result<_> {
-        let threads: Vec<_> = (0..MACHINES)
-            .map(|number| {
-                let (barrier, start) = (&barrier, &start);
-                scope.spawn(move || {
-                    barrier.wait();
-                    start(number)
-                })
-            })
-            .collect();
-        barrier.wait();
-        let begun = Instant::now();
-        let machines = threads.into_iter().map(|thread| thread.join().ok().context("a panic")?);
-        let machines = machines.collect::<Result<Vec<_>>>()?;
-        Ok((machines, begun.elapsed()))
-    })?;
-    let at_once = times(&machines);
-    let private_at_once = private_of(&machines)?;
+    let (machines, whole) = at_once(&start)?;
+    let (together, private_together) = (times(&machines), private_of(&machines)?);
+    drop(machines);
+    let (floors, whole_floors) = at_once(&start_floor)?;
+    let floors = times(&floors);
 
-    let row = |subject: &str, times: &Sorted, whole: Option<f64>, private: f64| Row {
+    let row = |subject: &str, times: &Sorted, whole: Option<f64>, private: Option<f64>| Row {
         subject: subject.into(),
-        figures: vec![Some(times.at(50)), Some(times.at(99)), whole, Some(private)],
+        figures: vec![Some(times.at(50)), Some(times.at(99)), whole, private],
     };
     let milliseconds = |time: Duration| Some(time.as_secs_f64() * 1000.0);
     Ok(Report {
@@ -86,7 +76,7 @@ pub(super) fn measure() -> Result<Report> {
         what: format!(
             "Starts of machines with a minimal guest of 128 MiB that then stands still: one alone, \
              {ALONE} times; {MACHINES} in turn, while those before run; {MACHINES} at once, which then \
-             share this machine's processors."
+             share this machine's processors. The floor is the program of `start`."
         ),
         subject: "machines",
         columns: vec![
@@ -96,9 +86,11 @@ pub(super) fn measure() -> Result<Report> {
             Column { key: "private_kib", title: "private KiB each", digits: 0 },
         ],
         rows: vec![
-            row("one", &alone, None, private_alone),
-            row("100 in turn", &in_turn, milliseconds(in_turn_whole), private),
-            row("100 at once", &at_once, milliseconds(whole), private_at_once),
+            row("one", &alone, None, Some(private_alone)),
+            row("100 in turn", &in_turn, milliseconds(in_turn_whole), Some(private)),
+            row("100 at once", &together, milliseconds(whole), Some(private_together)),
+            row("floor, one", &floor_alone, None, None),
+            row("floor, 100 at once", &floors, milliseconds(whole_floors), None),
         ],
         targets: vec![
             Target {
@@ -108,15 +100,34 @@ pub(super) fn measure() -> Result<Report> {
             },
             Target {
                 what: "p99 of 100 at once, of p50 of one",
-                found: at_once.at(99) / alone.at(50),
+                found: together.at(99) / alone.at(50),
                 at_most: 3.0,
             },
             Target {
                 what: "private memory of one of 100, of one alone",
-                found: private_at_once / private_alone,
+                found: private_together / private_alone,
                 at_most: 1.05,
             },
         ],
+    })
+}
+
+/// Starts all of them at once, and says how long that took.
+fn at_once(start: &(impl Fn(usize) -> Result<Started> + Sync)) -> Result<(Vec<Started>, Duration)> {
+    let barrier = Barrier::new(MACHINES + 1);
+    thread::scope(|scope| {
+        let starter = |number| {
+            let barrier = &barrier;
+            scope.spawn(move || {
+                barrier.wait();
+                start(number)
+            })
+        };
+        let threads: Vec<_> = (0..MACHINES).map(starter).collect();
+        barrier.wait();
+        let begun = Instant::now();
+        let machines = threads.into_iter().map(|thread| thread.join().ok().context("a panic")?);
+        Ok((machines.collect::<Result<_>>()?, begun.elapsed()))
     })
 }
 

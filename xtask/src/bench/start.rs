@@ -20,7 +20,7 @@ const WARM_UP: usize = 3;
 /// whoever comes next.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Where machines have their sockets: on a file system in memory, as the folders of `/run` are.
-const RUNTIME: &str = "/dev/shm";
+pub(super) const RUNTIME: &str = "/dev/shm";
 /// RAM of the machines, in MiB.
 const MEMORY: &str = "128";
 
