@@ -1,6 +1,7 @@
 //! The floor of a start: what KVM itself takes until a guest writes its first byte. It makes the
 //! objects that a machine with one processor needs, puts the guest into 64-bit mode by hand, and copies
-//! what it writes on the serial port to standard output, until it is killed.
+//! what it writes on the serial port to standard output, until it is killed. With `once` after the MiB of
+//! its memory the guest writes one byte, and stands still.
 
 use kvm_bindings::{
     KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, kvm_enable_cap, kvm_segment,
@@ -10,7 +11,7 @@ use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
 use std::env;
 use std::error::Error;
 use std::io::Write;
-use tests::micro::{BASE, DOTS};
+use tests::micro::{BASE, DOT, DOTS};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 /// The page tables: they map the first 2 MiB, each address to itself.
@@ -31,6 +32,7 @@ const SERIAL: u16 = 0x3f8;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let size: usize = env::args().nth(1).ok_or("the guest's MiB are missing")?.parse()?;
+    let code = if env::args().nth(2).is_some() { DOT } else { DOTS };
     let kvm = Kvm::new()?;
     let vm = kvm.create_vm()?;
     let ram = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), size << 20)])?;
@@ -52,7 +54,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     vm.enable_cap(&split)?;
     let mut vcpu = vm.create_vcpu(0)?;
     vcpu.set_cpuid2(&kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?)?;
-    ram.write_slice(DOTS, GuestAddress(BASE))?;
+    ram.write_slice(code, GuestAddress(BASE))?;
     ram.write_obj(PDPT | TABLE, GuestAddress(PML4))?;
     ram.write_obj(PD | TABLE, GuestAddress(PDPT))?;
     ram.write_obj(LARGE, GuestAddress(PD))?;

@@ -38,7 +38,7 @@ pub(super) fn measure() -> Result<Report> {
         command.args(["run", &format!("m{number}"), "--memory", "128M", "--kernel"]).arg(&kernel);
         Started::new(command.env("VMM_RUNTIME_DIR", folder.path()))
     };
-    let start_floor = |_: usize| Started::new(Command::new(&floor).arg("128"));
+    let start_floor = |_: usize| Started::new(Command::new(&floor).args(["128", "once"]));
     let (mut alone, mut private) = (Vec::new(), Vec::new());
     for _ in 0..ALONE {
         let machine = start(0)?;
