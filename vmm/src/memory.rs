@@ -292,14 +292,18 @@ mod tests {
     #[test]
     #[cfg_attr(miri, ignore = "there are no such pages there")]
     fn who_asks_for_more_huge_pages_than_there_are_is_told_how_many_there_are() {
-        let (_, free) = huge_pages().unwrap_or_default();
-        match map_huge((free + 1) * HUGE_PAGE) {
-            Err(MemoryError::HugePages { needed, free: found, .. }) => {
-                assert!(found < needed, "{found} of {needed}");
+        let more = std::fs::read_to_string("/proc/sys/vm/nr_overcommit_hugepages");
+        match (huge_pages(), more.unwrap_or_default().trim()) {
+            (Some((_, free)), "0") => {
+                let refused = map_huge((free + 1) * HUGE_PAGE).map(drop);
+                assert!(
+                    matches!(refused, Err(MemoryError::HugePages { needed, free, .. }) if free < needed),
+                    "{refused:?}"
+                );
             }
-            // The host may make more of them when they are wanted, or have none of this size.
-            Ok(_) | Err(MemoryError::Map { .. }) => {}
-            Err(error) => panic!("{error}"),
+            _ => {
+                eprintln!("NOT TESTED: this host makes huge pages when asked, or has none of 2 MiB")
+            }
         }
         let error = MemoryError::HugePages {
             needed: 128,
