@@ -2,8 +2,8 @@
 //!
 //! Everything is bounded: connections, programs that have not said what they want, resets that
 //! wait for the guest to take them. A connection that has something for the guest stands in line
-//! once; it gives one packet and goes to the end of the line, so that a busy one does not starve
-//! the others. Resets for connections that there are not stand in the same line: a process of the
+//! once; it gives what it has for the few buffers that are taken for it, and goes to the end of the
+//! line, so that a busy one does not starve the others. Resets for connections that there are not stand in the same line: a process of the
 //! guest that goes on dialling what nobody serves keeps nobody else's packets back.
 
 use crate::io::Registry;
