@@ -302,7 +302,9 @@ mod tests {
                 );
             }
             _ => {
-                eprintln!("NOT TESTED: this host makes huge pages when asked, or has none of 2 MiB")
+                eprintln!(
+                    "NOT TESTED: this host makes huge pages when asked, or has none of 2 MiB"
+                );
             }
         }
         let error = MemoryError::HugePages {
