@@ -15,7 +15,7 @@ const PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 /// So much longer than the processor's work for a look is the pause after it: whoever is asked works,
 /// too, and those who are to leave need the processor as well.
-const REST: u32 = 4;
+const REST: u32 = 2;
 
 impl Work<'_> {
     /// Takes a hold on the processes that nobody watches yet.
