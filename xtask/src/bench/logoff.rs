@@ -8,9 +8,12 @@ use crate::job::Job;
 use crate::{image, userspace};
 use anyhow::{Context, Result};
 use serde_json::Value;
+use std::time::Duration;
 
 /// Sessions at once, a lab for each.
 const SESSIONS: [&str; 3] = ["1", "10", "100"];
+/// How long a lab may take: a hundred logins take a quarter of an hour where the processor counts.
+const LIMIT: Duration = Duration::from_secs(2400);
 /// The program that is run in the lab.
 const PROGRAM: &str = "bench-logoff";
 const WHAT: &str = "Idle logins on Debian 12 with logind, ended by a program that is connected to the \
@@ -85,6 +88,7 @@ fn row(sessions: &str, programs: &Programs, guests: &Guests) -> Result<Value> {
 
 fn logoff_in_a_lab(sessions: &str, programs: &Programs, guests: &Guests) -> Result<Job> {
     let mut job = lab::job();
+    job.limit = LIMIT;
     job.debian.push(&userspace::SSH);
     job.give_machines(programs, guests)?;
     job.give_images(guests, &[image::find("debian12")?])?;
