@@ -8,9 +8,10 @@ use protocol::task::{LogoffOptions, TaskResult};
 use serde_json::json;
 use std::env;
 use std::fs::{self, Permissions};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -180,18 +181,29 @@ fn host(words: &[&str]) {
 /// From a host program to one of the guest's and back, through the monitor's socket.
 fn vsock_round_trip(stage: &mut Stage) -> u64 {
     stage.run(&background(&format!("perl -e '{ECHO_SERVER}'")));
-    thread::sleep(REST);
     let path = runtime_dir(&stage.machine.name).join("vsock.sock");
-    let mut stream = UnixStream::connect(path).expect("the machine has its socket");
-    stream.write_all(format!("CONNECT {ECHO}\n").as_bytes()).expect("it is read");
+    let mut connected = None;
+    stage.wait("the guest's echo", |_| {
+        connected = dial(&path).ok();
+        connected.is_some()
+    });
+    let mut stream = connected.expect("it was waited for");
     let mut byte = [0];
-    while byte != [b'\n'] {
-        stream.read_exact(&mut byte).expect("the guest listens");
-    }
     median(|| {
         stream.write_all(b"x").expect("it is read");
         stream.read_exact(&mut byte).expect("it comes back");
     })
+}
+
+/// A connection to the guest's echo, if it listens by now.
+fn dial(path: &Path) -> io::Result<UnixStream> {
+    let mut stream = UnixStream::connect(path)?;
+    stream.write_all(format!("CONNECT {ECHO}\n").as_bytes())?;
+    let mut byte = [0];
+    while byte != [b'\n'] {
+        stream.read_exact(&mut byte)?;
+    }
+    Ok(stream)
 }
 
 /// From a connected program over the machine's process to the agent and back.
