@@ -94,6 +94,7 @@ fn log_in(stage: &mut Stage, count: usize) {
         });
         eprintln!("{there} of {count} sessions are there");
     }
+    stage.wait_for("alice", count);
     thread::sleep(REST);
 }
 
