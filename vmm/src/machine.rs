@@ -47,10 +47,9 @@ use protocol::AGENT_PORT;
 use std::borrow::Cow;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::panic;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, ScopedJoinHandle};
+use std::thread;
 use vmm_sys_util::eventfd::EventFd;
 
 /// The guest's context id: every machine has its own vsock, so all can have the same.
@@ -344,18 +343,17 @@ impl Machine {
 }
 
 /// Does `one`, and the `other` at the same time on another thread, if there is one to be had. That has the
-/// filter of the calling one, and is gone when this returns.
+/// filter of the calling one, and is done when this returns.
 fn meanwhile<A, B: Send>(one: impl FnOnce() -> A, other: impl Fn() -> B + Sync) -> (A, B) {
-    thread::scope(|scope| {
-        let thread = thread::Builder::new().name("fill".into()).spawn_scoped(scope, &other);
-        let one = one();
-        let other = match thread.map(ScopedJoinHandle::join) {
-            Ok(Ok(other)) => other,
-            Ok(Err(panic)) => panic::resume_unwind(panic),
-            Err(_) => other(),
-        };
-        (one, other)
-    })
+    let mut found = None;
+    let one = thread::scope(|scope| {
+        let work = || found = Some(other());
+        // Who joins a thread unmaps its stack. One that is not joined does that itself, while the machine
+        // goes on.
+        let _ = thread::Builder::new().name("fill".into()).spawn_scoped(scope, work);
+        one()
+    });
+    (one, found.unwrap_or_else(other))
 }
 
 /// Writes what the guest's RAM begins with: the kernel and the initrd, and the tables that tell of the
