@@ -1,10 +1,11 @@
 //! `--sandbox`: what the kernel says of a machine's process, and that everything works in it.
 
-use crate::world::{World, eventually};
-use std::fs;
+use crate::world::{Machine, VMM, World, eventually};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use tests::agent::{self, Manner};
-use tests::micro::{SPIN, elf};
+use tests::micro::{DOTS, SPIN, elf};
 use tests::relay;
 
 /// `field` of each of the threads of the process `pid`, with the thread's name.
@@ -53,6 +54,25 @@ pub(crate) fn life(world: &World) {
 
 fn protocol_success() -> protocol::task::TaskResult {
     protocol::task::TaskResult::Success
+}
+
+#[test]
+fn what_a_confined_thread_warns_of_is_told_and_its_machine_goes_on() {
+    let world = World::new();
+    let said = world.file("said", b"");
+    let mut command = world.command(VMM);
+    command.args(["run", "Web", "--memory", "32M", "--kernel", &world.kernel(DOTS)]);
+    command.stdout(Stdio::piped()).stderr(File::create(&said).unwrap());
+    let mut machine = Machine { child: command.spawn().unwrap() };
+    // Nobody reads the console any more.
+    drop(machine.child.stdout.take());
+    eventually("nothing is said of it", || {
+        let said = fs::read_to_string(&said).unwrap();
+        said.contains("WARN") && said.contains("nobody reads the console")
+    });
+    assert_eq!(world.listed("Web")["state"], "Running");
+    assert_eq!(world.vmm(&["stop", "web"]).code, Some(0));
+    assert_eq!(machine.status().code(), Some(0));
 }
 
 #[test]

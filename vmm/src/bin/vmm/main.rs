@@ -4,6 +4,7 @@ mod args;
 mod balloon;
 mod catalog;
 mod console;
+mod diagnostics;
 mod events;
 mod follow;
 mod guest;
@@ -33,8 +34,6 @@ use output::Failure;
 use protocol::HResult;
 use std::ffi::OsString;
 use std::process::ExitCode;
-use tracing::Level;
-use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
 static HEAP: Heap = Heap::new();
@@ -58,14 +57,7 @@ fn main() -> ExitCode {
         output::print_failure(HResult::DISP_E_EXCEPTION, &text, format);
         return ExitCode::FAILURE;
     }
-    let log = tracing_subscriber::fmt()
-        .with_ansi(output::is_colourful())
-        .log_internal_errors(false)
-        .with_writer(std::io::stderr);
-    match EnvFilter::try_from_env("VMM_LOG") {
-        Ok(filter) => log.with_env_filter(filter).init(),
-        Err(_) => log.with_max_level(Level::WARN).init(),
-    }
+    diagnostics::begin();
     let outcome = match args.verb {
         Verb::Run(run) => run::run(run, format),
         Verb::Start(start) => start::start(&start, format),
