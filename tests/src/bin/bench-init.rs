@@ -3,17 +3,13 @@
 //! can be seen to be there.
 
 use rustix::system::{RebootCommand, reboot};
-use std::io::{self, Write};
+use std::io;
+use tests::init;
 use tests::monitor::POWER_OFF;
 
 fn main() -> io::Result<()> {
     if std::env::args().any(|word| word == POWER_OFF) {
         reboot(RebootCommand::PowerOff)?;
     }
-    let mut console = std::io::stdout();
-    // Whoever measures misses it.
-    let _ = console.write_all(tests::monitor::USERSPACE).and_then(|()| console.flush());
-    loop {
-        std::thread::park();
-    }
+    init::stay(init::say_userspace)
 }

@@ -12,10 +12,10 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
-use tests::load::{self, CHUNK, GREET, Order, SERVE};
+use std::time::Duration;
+use tests::load::{self, GREET, Order, SERVE};
+use tests::meter::{MIB, counted, median};
 use tests::monitor::{Guest, Monitor, wait_for_userspace};
-use tests::tracepoints::Tracepoint;
 use vsock::VsockStream;
 
 const FILES: &str = "/boot-files";
@@ -38,11 +38,6 @@ const TIMES: usize = 3;
 const MANY: [usize; 4] = [1, 10, 100, 1000];
 const BYTES_OF_MANY: usize = 16_000 << 10;
 const TURN: usize = 16 << 10;
-const MIB: f64 = 1_048_576.0;
-
-const CALLS: Tracepoint =
-    Tracepoint { system: "raw_syscalls", event: "sys_enter", field: "common_pid" };
-const EXITS: Tracepoint = Tracepoint { system: "kvm", event: "kvm_exit", field: "exit_reason" };
 
 /// A connection to a guest.
 trait Connection: Read + Write {}
@@ -80,9 +75,8 @@ impl Way {
     /// A connection on which the guest obeys orders.
     fn served(&self) -> io::Result<Box<dyn Connection>> {
         let mut stream = self.dial(SERVE)?.0;
-        // When that is answered, the guest has accepted: no more wait for that than may.
-        Order::Take(0).send(&mut stream)?;
-        stream.read_exact(&mut [0])?;
+        // It has accepted then: no more wait for that than may.
+        load::wait_for_service(&mut stream)?;
         Ok(stream)
     }
 }
@@ -156,7 +150,7 @@ fn measure_machine(process: &mut Child, monitor: Monitor) -> io::Result<Value> {
 fn measure(way: &Way, name: &str, process: u32) -> io::Result<Value> {
     let mut stream = way.served()?;
     Order::Echo.send(&mut stream)?;
-    let mut trip = || round_trip(stream.as_mut());
+    let mut trip = || load::round_trip(&mut stream);
     let mut document = json!({
         "monitor": name,
         "round_trip": median(ROUND_TRIPS, WARM_UP, &mut trip)? * 1e6,
@@ -166,7 +160,7 @@ fn measure(way: &Way, name: &str, process: u32) -> io::Result<Value> {
     document["calls_round_trip"] = (calls / ROUND_TRIPS as f64).into();
     document["exits_round_trip"] = (exits / ROUND_TRIPS as f64).into();
     let mut stream = way.served()?;
-    let mut send = |order| send(stream.as_mut(), order);
+    let mut send = |order| load::send(&mut stream, order);
     for (key, order) in [("to_guest", Order::Take(BYTES)), ("from_guest", Order::Give(BYTES))] {
         let seconds = median(TIMES, 1, || send(order))?;
         document[key] = (BYTES as f64 / seconds / 1e6).into();
@@ -184,30 +178,6 @@ fn measure(way: &Way, name: &str, process: u32) -> io::Result<Value> {
     Ok(document)
 }
 
-/// The median of what `measure` gives, so many `times` after some that do not count.
-fn median(
-    times: usize,
-    warm_up: usize,
-    mut measure: impl FnMut() -> io::Result<()>,
-) -> io::Result<f64> {
-    let mut seconds = Vec::new();
-    for round in 0..warm_up + times {
-        let before = Instant::now();
-        measure()?;
-        if round >= warm_up {
-            seconds.push(before.elapsed().as_secs_f64());
-        }
-    }
-    seconds.sort_by(f64::total_cmp);
-    Ok(seconds[times / 2])
-}
-
-/// Sends a byte there and back.
-fn round_trip(stream: &mut dyn Connection) -> io::Result<()> {
-    stream.write_all(&[1])?;
-    stream.read_exact(&mut [0])
-}
-
 /// Connects, until the first byte has come.
 fn connect(way: &Way) -> io::Result<()> {
     let (mut stream, come) = way.dial(GREET)?;
@@ -215,20 +185,6 @@ fn connect(way: &Way) -> io::Result<()> {
         stream.read_exact(&mut [0])?;
     }
     Ok(())
-}
-
-/// Sends bytes one way, until the other end has all.
-fn send(mut stream: &mut dyn Connection, order: Order) -> io::Result<()> {
-    let mut bytes = vec![0; CHUNK];
-    order.send(&mut stream)?;
-    match order {
-        Order::Take(count) => {
-            load::give(&mut stream, count, &bytes)?;
-            stream.read_exact(&mut [0])
-        }
-        Order::Give(count) => load::take(&mut stream, count, &mut bytes),
-        Order::Echo => Ok(()),
-    }
 }
 
 /// Sends bytes by all of `streams`, each in its turn, and has as many sent back.
@@ -256,34 +212,9 @@ fn many(streams: &mut [Box<dyn Connection>]) -> io::Result<()> {
     Ok(())
 }
 
-/// The system calls of `process` and the exits of all guests while `work` is done.
-fn counted(process: u32, work: impl FnOnce() -> io::Result<()>) -> io::Result<(f64, f64)> {
-    let threads = fs::read_dir(format!("/proc/{process}/task"))?.flatten();
-    let threads: Vec<u64> =
-        threads.filter_map(|thread| thread.file_name().to_str()?.parse().ok()).collect();
-    CALLS.begin()?;
-    EXITS.begin()?;
-    let done = work();
-    let (calls, exits) = (CALLS.counts()?, EXITS.counts()?);
-    CALLS.end()?;
-    EXITS.end()?;
-    done?;
-    let calls = threads.iter().filter_map(|thread| calls.get(thread)).sum::<u64>();
-    Ok((calls as f64, exits.values().sum::<u64>() as f64))
-}
-
 /// Does what the guest does, on sockets of the host.
 fn serve_floor() -> io::Result<()> {
     let listen = |port| UnixListener::bind(format!("{FLOOR}_{port}"));
     let (greet, serve) = (listen(GREET)?, listen(SERVE)?);
-    thread::spawn(move || {
-        for mut stream in serve.incoming().flatten() {
-            thread::spawn(move || drop(load::serve(&mut stream)));
-        }
-    });
-    for mut stream in greet.incoming().flatten() {
-        // Who has gone already is not greeted.
-        let _ = stream.write_all(&[0]);
-    }
-    Ok(())
+    load::serve_all(move || serve.accept(), || greet.accept())
 }
