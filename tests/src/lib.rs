@@ -21,6 +21,7 @@ pub mod memory;
 pub mod meter;
 pub mod micro;
 pub mod monitor;
+pub mod net;
 pub mod puppet;
 pub mod relay;
 pub mod scenes;

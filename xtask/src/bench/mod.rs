@@ -12,6 +12,7 @@ mod fleet;
 mod lab;
 mod logoff;
 mod memory;
+mod net;
 mod report;
 mod start;
 mod vsock;
@@ -54,6 +55,8 @@ enum Name {
     Fleet,
     /// Round trips, connections and bytes between host and guest by vsock, in the lab.
     Vsock,
+    /// The same by a network interface on a tap.
+    Net,
     /// From the call of a logoff to its end, on Debian 12, with 1, 10 and 100 sessions.
     Logoff,
 }
@@ -77,6 +80,7 @@ pub(crate) fn bench(args: &Args) -> Outcome {
             Name::Choices => choices::measure(),
             Name::Fleet => fleet::measure(),
             Name::Vsock => vsock::measure(),
+            Name::Net => net::measure(),
             Name::Logoff => logoff::measure(),
         }?;
         if args.format == Format::Human {
