@@ -62,7 +62,7 @@ impl Guest {
     fn with_device(code: &[u8], device: impl BusDevice + 'static, log: Log) -> Self {
         let hypervisor = Hypervisor::open().unwrap_or_else(|error| panic!("{error}"));
         let ram = memory::map(16 << 20).unwrap();
-        let vm = hypervisor.create_vm(&ram, None).unwrap();
+        let vm = hypervisor.create_vm(&ram, &[]).unwrap();
         let [vcpu] = hypervisor.create_vcpus(&vm, 1).unwrap().try_into().unwrap();
         let cpuid = hypervisor.supported_cpuid().unwrap();
         hypervisor.set_up_vcpu(&vcpu, &cpuid, 0, 1).unwrap();

@@ -6,7 +6,7 @@
 use crate::memory::{GuestRam, PAGE_SIZE};
 use crate::virtio::registers::RegisterPage;
 use crate::x86::cpuid;
-use crate::x86::layout::{IOAPIC_PINS, VIRTIO_MMIO};
+use crate::x86::layout::{IOAPIC_PINS, VIRTIO_MMIO, VIRTIO_MMIO_SIZE};
 use crate::x86::msr::{self, MsrError};
 use kvm_bindings::{
     CpuId, KVM_API_VERSION, KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, KVM_MEM_READONLY,
@@ -127,16 +127,16 @@ impl Hypervisor {
         self.kvm.check_extension(Cap::ReadonlyMem)
     }
 
-    /// A VM with `ram` and a split irqchip, without processors; the guest can read `registers`, if there
-    /// are any, at [`VIRTIO_MMIO`]. Both must live as long as the VM: [`crate::machine::Machine`] sees to
-    /// that.
+    /// A VM with `ram` and a split irqchip, without processors; the guest can read each page of
+    /// `registers` where the virtio device with its index is. All must live as long as the VM:
+    /// [`crate::machine::Machine`] sees to that.
     ///
     /// # Errors
     /// KVM refuses a step.
     pub fn create_vm(
         &self,
         ram: &GuestRam,
-        registers: Option<&RegisterPage>,
+        registers: &[Option<Arc<RegisterPage>>],
     ) -> Result<Arc<VmFd>, KvmError> {
         let vm = self.kvm.create_vm().map_err(refused("KVM_CREATE_VM"))?;
         let of_ram = ram.iter().map(|region| kvm_userspace_memory_region {
@@ -146,12 +146,15 @@ impl Hypervisor {
             memory_size: region.len(),
             userspace_addr: region.as_ptr() as u64,
         });
-        let of_registers = registers.map(|page| kvm_userspace_memory_region {
-            slot: 0,
-            flags: KVM_MEM_READONLY,
-            guest_phys_addr: VIRTIO_MMIO,
-            memory_size: PAGE_SIZE,
-            userspace_addr: page.as_ptr() as u64,
+        let places = (VIRTIO_MMIO..).step_by(VIRTIO_MMIO_SIZE as usize);
+        let of_registers = places.zip(registers).filter_map(|(place, page)| {
+            Some(kvm_userspace_memory_region {
+                slot: 0,
+                flags: KVM_MEM_READONLY,
+                guest_phys_addr: place,
+                memory_size: PAGE_SIZE,
+                userspace_addr: page.as_ref()?.as_ptr() as u64,
+            })
         });
         for (slot, region) in (0..).zip(of_ram.chain(of_registers)) {
             let memory = kvm_userspace_memory_region { slot, ..region };

@@ -211,7 +211,7 @@ struct Parts {
     button: PowerButton,
     output: crate::console::ConsoleOutput,
     _vm: Arc<VmFd>,
-    _registers: Option<Arc<RegisterPage>>,
+    _registers: Vec<Option<Arc<RegisterPage>>>,
     _ram: GuestRam,
 }
 
@@ -266,37 +266,39 @@ impl Machine {
         }
         let map = if config.hugepages { memory::map_huge } else { memory::map };
         let ram = map(config.memory)?;
-        let registers = hypervisor.has_readonly_memory().then(RegisterPage::new).transpose();
-        let registers = registers.map_err(resource("memory for registers"))?.map(Arc::new);
         let input = match config.console_device {
             ConsoleDevice::Serial => None,
             ConsoleDevice::Virtio => Some(Input::new().map_err(resource("the console"))?),
         };
         let input = input.map(|input| Arc::new(Mutex::new(input)));
         let devices = virtio_devices(config, links, &mut io, &slot, input.clone())?;
+        let readable = hypervisor.has_readonly_memory();
+        let page_of = |device: &dyn VirtioDevice| {
+            let page = (readable && device.config_is_fixed()).then(RegisterPage::new);
+            page.transpose().map(|page| page.map(Arc::new))
+        };
+        let registers: Vec<_> = devices
+            .iter()
+            .map(|device| page_of(device.as_ref()))
+            .collect::<Result<_, _>>()
+            .map_err(resource("memory for registers"))?;
         let platform = Platform { cpus: config.cpus, virtio: devices.len() as u8 };
 
         let put_together = || {
-            let vm = hypervisor.create_vm(&ram, registers.as_deref())?;
+            let vm = hypervisor.create_vm(&ram, &registers)?;
             // They get ready while the rest of the machine is made.
             let processors = Processors::spawn(config.cpus, &slot, &links.usage)
                 .map_err(resource("the processors' threads"))?;
             let vcpus = hypervisor.create_vcpus(&vm, config.cpus)?;
-            let mut board = Board {
-                vm: &vm,
-                pio: Bus::default(),
-                mmio: Bus::default(),
-                virtio: 0,
-                registers: registers.clone(),
-            };
+            let mut board = Board { vm: &vm, pio: Bus::default(), mmio: Bus::default(), virtio: 0 };
             let ioapic = Arc::new(Mutex::new(IoApic::new(vm.clone())));
             board.mmio.insert(layout::IOAPIC, layout::IOAPIC_SIZE, ioapic)?;
             let button = board.platform(links, &mut io, &slot, input)?;
             let io = io
                 .spawn(Role::Io, "io", LastWord::of("io", &slot))
                 .map_err(resource("the io thread"))?;
-            for device in devices {
-                board.virtio(device, &ram)?;
+            for (device, page) in devices.into_iter().zip(&registers) {
+                board.virtio(device, page.clone(), &ram)?;
             }
             let buses = Arc::new(Buses { pio: board.pio, mmio: board.mmio });
             Ok::<_, MachineError>((vm, processors, vcpus, button, io, buses))
@@ -395,7 +397,6 @@ fn virtio_devices(
         guest_sockets: links.vsock_path.clone(),
         services: vec![agents, notify],
     };
-    // The first one's registers are shown to the guest: its configuration is not to change.
     let of_every_machine: [Box<dyn VirtioDevice>; DEVICES_OF_EVERY_MACHINE] = [
         Box::new(Vsock::new(vsock, io.handle())),
         Box::new(Rng::new(io.handle())),
@@ -422,8 +423,6 @@ struct Board<'a> {
     pio: Bus,
     mmio: Bus,
     virtio: u8,
-    /// Where the guest reads the registers of the first virtio device by itself.
-    registers: Option<Arc<RegisterPage>>,
 }
 
 impl Board<'_> {
@@ -470,10 +469,12 @@ impl Board<'_> {
         Ok(PowerButton { power, line: self.line(layout::POWER_GSI)? })
     }
 
-    /// Puts on a virtio device; KVM rings its queues' doorbells.
+    /// Puts on a virtio device; KVM rings its queues' doorbells, and the guest reads its registers in
+    /// `page`, if there is one, by itself.
     fn virtio(
         &mut self,
         device: Box<dyn VirtioDevice>,
+        page: Option<Arc<RegisterPage>>,
         ram: &GuestRam,
     ) -> Result<(), MachineError> {
         let index = self.virtio;
@@ -481,7 +482,7 @@ impl Board<'_> {
         let line = self.line(layout::VIRTIO_GSI + u32::from(index))?;
         let mut transport =
             MmioTransport::new(ram.clone(), line, device).map_err(resource("a virtio device"))?;
-        if let Some(page) = self.registers.take() {
+        if let Some(page) = page {
             transport.show(page);
             // Nobody hears it: what it would change is shown as it was.
             let unheard = EventFd::new(libc::EFD_CLOEXEC).map_err(resource("a virtio device"))?;

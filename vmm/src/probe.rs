@@ -184,7 +184,7 @@ enum ProbeError {
 /// Runs the tiny guest, and says how many of the instructions it executed, and how it ended.
 fn run(hypervisor: &Hypervisor) -> Result<(u8, Outcome), ProbeError> {
     let ram = memory::map(RAM)?;
-    let vm = hypervisor.create_vm(&ram, None)?;
+    let vm = hypervisor.create_vm(&ram, &[])?;
     let vcpus = hypervisor.create_vcpus(&vm, 1)?;
     let cpuid = hypervisor.supported_cpuid()?;
     ram.write_slice(guest(), GuestAddress(HIGH_RAM)).map_err(ProbeError::Write)?;

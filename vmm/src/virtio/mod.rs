@@ -48,6 +48,11 @@ pub trait VirtioDevice: Send {
     fn features(&self) -> u64 {
         0
     }
+    /// Whether the configuration space never changes, so that the guest can read it, and all registers,
+    /// from a [page](RegisterPage).
+    fn config_is_fixed(&self) -> bool {
+        false
+    }
     /// The version of the configuration space: another one after each change, so that a driver that
     /// reads in pieces sees whether they belong together (section 2.5.1). Most never change.
     fn config_generation(&self) -> u32 {

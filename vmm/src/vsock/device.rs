@@ -96,6 +96,10 @@ impl VirtioDevice for Vsock {
         &QUEUE_SIZES
     }
 
+    fn config_is_fixed(&self) -> bool {
+        true
+    }
+
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         read_bytes(&self.config.guest_cid.to_le_bytes(), offset, data);
     }

@@ -131,6 +131,10 @@ impl VirtioDevice for Net {
         FEATURES.iter().fold(0, |all, feature| all | 1 << feature)
     }
 
+    fn config_is_fixed(&self) -> bool {
+        true
+    }
+
     /// The configuration space (section 5.1.4): the address, and that the cable is in.
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         let mut config = [0; 8];
