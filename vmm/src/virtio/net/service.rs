@@ -3,7 +3,8 @@
 //! The tap is watched for changes, not for what is so: it wakes the thread when a packet comes, and
 //! then it is read until it is empty. If the driver has no buffers, reading stops; packets wait in
 //! the tap, which throws away what it has no room for, and the doorbell says when to go on. Nothing
-//! of this costs time while nothing can be done.
+//! of this costs time while nothing can be done. Doorbells are watched for changes, too: each ring is
+//! one, so that no call is needed to take it off.
 //!
 //! A packet may be as long as the driver has said that it takes, so for that long it is waited until
 //! there are buffers. A driver that has not given them after a pause gives no more than those: then
@@ -283,22 +284,16 @@ impl Source for Service {
     fn start(&mut self, registry: &mut Registry<'_>) -> io::Result<()> {
         self.wire.set_offloads(self.offloads)?;
         self.empty();
-        registry.watch(self.receive.doorbell().as_ref(), RECEIVE, EventSet::IN)?;
-        registry.watch(self.send.doorbell().as_ref(), SEND, EventSet::IN)?;
         let change = EventSet::IN | EventSet::EDGE_TRIGGERED;
+        registry.watch(self.receive.doorbell().as_ref(), RECEIVE, change)?;
+        registry.watch(self.send.doorbell().as_ref(), SEND, change)?;
         registry.watch(&self.wire.as_raw_fd(), WIRE, change)
     }
 
     fn ready(&mut self, token: u32, _events: EventSet, registry: &mut Registry<'_>) {
         let served = match token {
-            SEND => {
-                self.send.answer();
-                self.send()
-            }
-            RECEIVE => {
-                self.receive.answer();
-                self.receive()
-            }
+            SEND => self.send(),
+            RECEIVE => self.receive(),
             _ => {
                 self.waiting = true;
                 self.receive()
