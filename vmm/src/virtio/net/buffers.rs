@@ -9,7 +9,7 @@ use crate::memory::GuestRam;
 use crate::tap::HEADER;
 use crate::virtio::queue::{Chain, Malformed, walk};
 use std::collections::VecDeque;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, VolatileSlice};
+use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend};
 
 /// Pieces of memory that suffice, however small they are. One chain can have as many, and the system
 /// takes 1,024 in one call.
@@ -20,9 +20,19 @@ const PIECES: usize = QUEUE_SIZE as usize;
 pub(super) struct Buffers {
     chains: VecDeque<Room>,
     /// The memory of all of them, in order.
-    pieces: VecDeque<(GuestAddress, usize)>,
+    pieces: VecDeque<Piece>,
     bytes: usize,
 }
+
+/// A piece of memory: where the guest has it, and where the host does, so that it is not looked up
+/// again for each packet that comes before the one which fills it.
+struct Piece {
+    address: GuestAddress,
+    vector: libc::iovec,
+}
+
+// SAFETY: the pointer in it is to guest RAM, to which all threads may write.
+unsafe impl Send for Piece {}
 
 /// A chain.
 struct Room {
@@ -56,9 +66,9 @@ impl Buffers {
     /// is malformed.
     pub(super) fn add(&mut self, chain: Chain<'_>, ram: &GuestRam) -> Result<(), Malformed> {
         let head = chain.head_index();
-        let mut pieces = Vec::new();
-        let mut bytes = 0_usize;
-        walk(chain, QUEUE_SIZE, |descriptor| {
+        let (before, mut bytes) = (self.pieces.len(), 0_usize);
+        let pieces = &mut self.pieces;
+        let whole = walk(chain, QUEUE_SIZE, |descriptor| {
             let (address, length) = (descriptor.addr(), descriptor.len() as usize);
             let inside = ram.get_slices(address, length).all(|slice| slice.is_ok());
             if !descriptor.is_write_only() || !inside {
@@ -66,27 +76,35 @@ impl Buffers {
             }
             // More than the longest packet is of no use.
             let useful = length.min(LONGEST.saturating_sub(bytes));
-            if useful > 0 {
-                pieces.push((address, useful));
-                bytes += useful;
+            let mut place = address;
+            for slice in ram.get_slices(address, useful).flatten() {
+                let iov_base = slice.ptr_guard_mut().as_ptr().cast();
+                let vector = libc::iovec { iov_base, iov_len: slice.len() };
+                pieces.push_back(Piece { address: place, vector });
+                place = place.unchecked_add(slice.len() as u64);
             }
+            bytes += useful;
             Ok(())
-        })?;
-        if bytes < HEADER {
+        });
+        if whole.is_err() || bytes < HEADER {
+            self.pieces.truncate(before);
             return Err(Malformed);
         }
-        self.chains.push_back(Room { head, pieces: pieces.len(), bytes });
-        self.pieces.extend(pieces);
+        self.chains.push_back(Room { head, pieces: self.pieces.len() - before, bytes });
         self.bytes += bytes;
         Ok(())
     }
 
-    /// The memory for the next packet, which is that of the first chain if it may have no other.
-    pub(super) fn slices<'a>(&self, ram: &'a GuestRam, merged: bool) -> Vec<VolatileSlice<'a>> {
+    /// The memory for the next packet, which is that of the first chain if it may have no other. It is
+    /// part of the RAM with which the chains were added.
+    pub(super) fn vectors(&self, merged: bool) -> impl Iterator<Item = libc::iovec> {
         let first = self.chains.front().map_or(0, |chain| chain.pieces);
-        let pieces = self.pieces.iter().take(if merged { usize::MAX } else { first });
-        // They were in RAM when they were added, and RAM stays where it is.
-        pieces.flat_map(|(address, length)| ram.get_slices(*address, *length)).flatten().collect()
+        self.pieces.iter().take(if merged { usize::MAX } else { first }).map(|piece| piece.vector)
+    }
+
+    /// The bytes of that memory.
+    pub(super) fn room(&self, merged: bool) -> usize {
+        if merged { self.bytes } else { self.chains.front().map_or(0, |chain| chain.bytes) }
     }
 
     /// Takes the chains off that a packet of `length` bytes has filled, and writes into its header
@@ -99,9 +117,9 @@ impl Buffers {
         ram: &GuestRam,
     ) -> Vec<(u16, u32)> {
         let count = self.place_of_count();
-        if let Some((flags, _)) = self.pieces.front().filter(|_| !checksums) {
+        if let Some(first) = self.pieces.front().filter(|_| !checksums) {
             // In RAM, so this cannot fail.
-            let _ = ram.write_obj(0_u8, *flags);
+            let _ = ram.write_obj(0_u8, first.address);
         }
         let mut taken = Vec::new();
         let mut left = length;
@@ -127,8 +145,9 @@ impl Buffers {
     /// Where the two bytes of `num_buffers` lie: the header's last (section 5.1.6), wherever the
     /// driver has cut it.
     fn place_of_count(&self) -> Vec<GuestAddress> {
-        let bytes = self.pieces.iter().flat_map(|(address, length)| {
-            (0..*length as u64).filter_map(|offset| address.0.checked_add(offset))
+        let bytes = self.pieces.iter().flat_map(|piece| {
+            (0..piece.vector.iov_len as u64)
+                .filter_map(|offset| piece.address.0.checked_add(offset))
         });
         bytes.skip(HEADER - 2).take(2).map(GuestAddress).collect()
     }

@@ -47,7 +47,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// The device's queues, and what packets need.
 pub(super) struct Service {
-    ram: GuestRam,
+    ram: Arc<GuestRam>,
     wire: Arc<dyn Wire>,
     receive: DeviceQueue,
     send: DeviceQueue,
@@ -82,7 +82,7 @@ impl Service {
             offloads.remove(Offloads::ECN);
         }
         Ok(Self {
-            ram: activation.ram,
+            ram: Arc::new(activation.ram),
             wire: interface.wire.clone(),
             receive: queue()?,
             send: queue()?,
@@ -156,9 +156,11 @@ impl Service {
     /// Reads a packet, if there is one, into the buffers, and gives those to the driver. Says whether
     /// the tap could be read.
     fn receive_one(&mut self, ram: &GuestRam) -> Result<bool, Broken> {
-        let slices = self.buffers.slices(ram, self.merged);
-        let room: usize = slices.iter().map(VolatileSlice::len).sum();
-        match read_packet(self.wire.as_ref(), &slices) {
+        let room = self.buffers.room(self.merged);
+        // SAFETY: this is guest RAM, which `self` keeps mapped, and the guest expects that anything is
+        // written there.
+        let read = unsafe { read_packet(self.wire.as_ref(), self.buffers.vectors(self.merged)) };
+        match read {
             Ok(length) if length > room => {
                 self.told.guest_has_lost("it is longer than the guest's buffers");
             }
@@ -216,9 +218,10 @@ impl Service {
     /// Throws away what has come for a former driver, which may have done other things itself.
     fn empty(&self) {
         let mut bytes = [0; 64];
-        let slices = [VolatileSlice::from(bytes.as_mut_slice())];
         for _ in 0..STALE {
-            match read_packet(self.wire.as_ref(), &slices) {
+            let vector = vector(&VolatileSlice::from(bytes.as_mut_slice()));
+            // SAFETY: these are the bytes above.
+            match unsafe { read_packet(self.wire.as_ref(), [vector].into_iter()) } {
                 Ok(0) => return,
                 Err(error) if has_nothing(&error) => return,
                 _ => {}
@@ -244,13 +247,18 @@ fn packet<'a>(chain: Chain<'_>, ram: &'a GuestRam) -> Result<Vec<VolatileSlice<'
     if bytes < HEADER { Err(Malformed) } else { Ok(slices) }
 }
 
-/// Reads a packet into `slices`, and gives its bytes: more than the slices have if it did not fit.
-fn read_packet(wire: &dyn Wire, slices: &[VolatileSlice<'_>]) -> io::Result<usize> {
+/// Reads a packet into `vectors`, and gives its bytes: more than these have if it did not fit.
+///
+/// # Safety
+/// The vectors are memory that this process has, and anything can be written there.
+unsafe fn read_packet(
+    wire: &dyn Wire,
+    vectors: impl Iterator<Item = libc::iovec>,
+) -> io::Result<usize> {
     let mut over = 0_u8;
     let over = libc::iovec { iov_base: (&raw mut over).cast(), iov_len: 1 };
-    let vectors: Vec<libc::iovec> = slices.iter().map(vector).chain([over]).collect();
-    // SAFETY: each vector is a slice of guest RAM, or the byte above. The slices keep RAM mapped,
-    // and the guest expects that anything is written there.
+    let vectors: Vec<libc::iovec> = vectors.chain([over]).collect();
+    // SAFETY: each vector is what the caller says, or the byte above.
     let length = unsafe { libc::readv(wire.as_raw_fd(), vectors.as_ptr(), count_of(&vectors)) };
     usize::try_from(length).map_err(|_| io::Error::last_os_error())
 }
