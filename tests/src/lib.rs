@@ -11,6 +11,7 @@
 pub mod agent;
 pub mod cases;
 mod console;
+pub mod disk_load;
 pub mod disk_writer;
 mod guest;
 pub mod init;

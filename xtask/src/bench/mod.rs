@@ -6,6 +6,7 @@
 //! needs a stock kernel is measured in the lab with its processor counting instructions: a nanosecond
 //! each, whatever else this machine does meanwhile.
 
+mod block;
 mod boot;
 mod choices;
 mod fleet;
@@ -57,6 +58,8 @@ enum Name {
     Vsock,
     /// The same by a network interface on a tap.
     Net,
+    /// Reads and writes of a guest's disks, in the lab.
+    Block,
     /// From the call of a logoff to its end, on Debian 12, with 1, 10 and 100 sessions.
     Logoff,
 }
@@ -81,6 +84,7 @@ pub(crate) fn bench(args: &Args) -> Outcome {
             Name::Fleet => fleet::measure(),
             Name::Vsock => vsock::measure(),
             Name::Net => net::measure(),
+            Name::Block => block::measure(),
             Name::Logoff => logoff::measure(),
         }?;
         if args.format == Format::Human {
