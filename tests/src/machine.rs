@@ -93,6 +93,8 @@ pub struct Recipe {
     pub memory: &'static str,
     /// Whether RAM is huge pages that the host has reserved.
     pub hugepages: bool,
+    /// Whether it has pages of its kernel in common with other machines.
+    pub share_kernel: bool,
     /// Virtual processors.
     pub cpus: u8,
     /// Words for the kernel command line.
@@ -116,6 +118,7 @@ impl Recipe {
             initrd: flavour.initrd(),
             memory: "256M",
             hugepages: false,
+            share_kernel: false,
             cpus: 1,
             append: format!("quiet logins={logins}"),
             disks: Vec::new(),
@@ -141,6 +144,7 @@ impl Recipe {
             .arg("--initrd")
             .arg(&self.initrd)
             .args(self.hugepages.then_some("--hugepages"))
+            .args(self.share_kernel.then_some("--share-kernel"))
             .args(["--cpus", &self.cpus.to_string(), "--append", &self.append])
             .args(self.disks.iter().flat_map(|disk| ["--disk", disk]))
             .args(self.nets.iter().flat_map(|net| ["--net", net]));

@@ -20,6 +20,8 @@ pub struct Memory {
     pub resident: u64,
     /// The same, but of what it shares with other processes only its part.
     pub proportional: u64,
+    /// What of its guest's RAM are pages of a file, that any number of machines have.
+    pub shared: u64,
 }
 
 /// The memory of `process`.
@@ -72,7 +74,9 @@ impl Memory {
         let kept = if flags.contains(&HUGE_PAGES) { mapping.size } else { 0 };
         self.resident += mapping.resident + kept;
         self.proportional += mapping.proportional + kept;
-        if !flags.contains(&NO_DUMP) && mapping.size < RAM_KIB {
+        if flags.contains(&NO_DUMP) {
+            self.shared += mapping.resident.saturating_sub(mapping.anonymous);
+        } else if mapping.size < RAM_KIB {
             self.private += mapping.anonymous;
         }
     }
@@ -101,7 +105,7 @@ mod tests {
             mapping("7f01-7f02 rw-p 00:00 0 /cache/kernel", &piece, "rd wr mr dd"),
         ];
         let found = read(&text.concat());
-        let expected = Memory { private: 30, resident: 5900, proportional: 5150 };
+        let expected = Memory { private: 30, resident: 5900, proportional: 5150, shared: 60 };
         assert_eq!(found, expected);
     }
 

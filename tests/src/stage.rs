@@ -260,6 +260,7 @@ fn recipe(debian: Debian) -> Recipe {
         initrd: debian.file("initrd"),
         memory: "512M",
         hugepages: false,
+        share_kernel: false,
         cpus: 1,
         append: "root=/dev/vda ro quiet".into(),
         disks: vec![format!("path={}", debian.file("disk").display())],

@@ -179,6 +179,8 @@ fn values_that_no_machine_can_have_are_usage_errors() {
         (["--memory", "4K"], "0x80070057", "RAM"),
         (["--memory", "33554433"], "0x80070057", "4096"),
         (["--hugepages", "--memory=33M"], "0x80070057", "2 MiB"),
+        (["--share-kernel", "--hugepages"], "0x80070057", "huge pages"),
+        (["--share-kernel", "--kernel-entry=bzimage"], "0x80070057", "unpacks itself"),
         (["--memory", "8000T"], "0xA0040203", "this host has"),
         (["--cpus", "0"], "0x80070057", "processor"),
         (["--append", &long], "0x80070057", "command line"),

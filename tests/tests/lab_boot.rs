@@ -1,7 +1,7 @@
 //! Stock kernels from exec to the agent's hello, and every way in which a machine ends.
 
 use std::fs;
-use tests::{Flavour, Machine, Recipe, not_tested};
+use tests::{Flavour, Machine, Recipe, memory, not_tested};
 
 /// Boots to the agent's hello, sees the kernel, its processors and their timers from inside, powers
 /// off.
@@ -99,6 +99,29 @@ fn a_machine_gets_reserved_huge_pages_for_its_ram_and_returns_them() {
     let (status, stderr) = machine.power_off();
     assert_eq!((status.code(), available()), (Some(0), free), "{stderr}");
     fs::write(all, before.to_string()).expect("it was written before");
+}
+
+#[test]
+fn machines_that_share_their_kernel_have_pages_of_it_in_common_also_after_a_reboot() {
+    const LEAST_KIB: u64 = 8 << 10;
+    let recipe = |name| recipe(name, Flavour::BookwormCloud, 1);
+    let shared = |machine: &Machine| memory::of(machine.pid()).expect("it runs").shared;
+    let alone = Machine::boot(&recipe("alone"));
+    assert_eq!(shared(&alone), 0);
+    assert_eq!(alone.power_off().0.code(), Some(0));
+    let boot = |name| Machine::boot(&Recipe { share_kernel: true, ..recipe(name) });
+    let (mut one, other) = (boot("share1"), boot("share2"));
+    for machine in [&one, &other] {
+        assert!(shared(machine) > LEAST_KIB, "{} KiB", shared(machine));
+    }
+    one.console.type_line("reboot -f");
+    one.wait_for_shell();
+    one.wait_for_agent();
+    assert!(shared(&one) > LEAST_KIB, "{} KiB", shared(&one));
+    for machine in [one, other] {
+        let (status, stderr) = machine.power_off();
+        assert_eq!(status.code(), Some(0), "{stderr}");
+    }
 }
 
 #[test]

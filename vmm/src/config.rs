@@ -60,6 +60,9 @@ pub struct MachineConfig {
     pub memory: u64,
     /// Whether RAM is [huge pages](crate::memory::map_huge) that the host has reserved.
     pub hugepages: bool,
+    /// Whether machines on the same kernel have those of its pages in common that they leave as they are. Not
+    /// with huge pages, and not with a kernel that unpacks itself.
+    pub share_kernel: bool,
     /// Virtual CPUs: 1 to 255.
     pub cpus: u8,
     /// Disks: `/dev/vda` and so on in Linux guests, in this order.
@@ -102,6 +105,12 @@ pub enum ConfigError {
     /// RAM is not whole huge pages.
     #[error("{0} bytes of RAM: with huge pages it must be a multiple of 2 MiB")]
     HugePages(u64),
+    /// The kernel's pages would be parts of huge ones.
+    #[error("a kernel's pages cannot be shared where RAM is huge pages: they are small ones")]
+    ShareHugePages,
+    /// The kernel's pages are the guest's own.
+    #[error("a kernel that unpacks itself has no pages that could be shared: enter it unpacked")]
+    ShareBzimage,
     /// The host has less.
     #[error("{} of RAM were asked for, but this host has {}", Size(*asked), Size(*host))]
     MemoryOfHost {
@@ -179,6 +188,7 @@ impl MachineConfig {
             append: String::new(),
             memory: MEMORY_DEFAULT,
             hugepages: false,
+            share_kernel: false,
             cpus: 1,
             disks: Vec::new(),
             nets: Vec::new(),
@@ -240,6 +250,12 @@ impl MachineConfig {
         }
         if self.hugepages && !self.memory.is_multiple_of(HUGE_PAGE) {
             return Err(ConfigError::HugePages(self.memory));
+        }
+        if self.share_kernel && self.hugepages {
+            return Err(ConfigError::ShareHugePages);
+        }
+        if self.share_kernel && self.kernel_entry == KernelEntry::Bzimage {
+            return Err(ConfigError::ShareBzimage);
         }
         let host = host_memory();
         if host < self.memory {

@@ -16,14 +16,19 @@
 //! kernel makes huge pages then as it is set up to (`/sys/kernel/mm/transparent_hugepage/enabled`); a
 //! stock kernel that boots costs a tenth of the page faults. Or RAM is all of [huge pages](map_huge) that
 //! the host has reserved: then it is there from the start, and not given back before the end.
+//!
+//! A file's pages can be put in place of RAM's, so that machines share those that they leave as
+//! they are.
 
 use crate::host_info::meminfo;
+use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use vm_memory::mmap::MmapRegionError;
 use vm_memory::{
-    GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryRegion, GuestMemoryRegionBytes,
-    GuestRegionCollection, GuestRegionCollectionError, GuestRegionMmap, GuestUsize,
-    MemoryRegionAddress, MmapRegion, VolatileSlice,
+    Address, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryRegion,
+    GuestMemoryRegionBytes, GuestRegionCollection, GuestRegionCollectionError, GuestRegionMmap,
+    GuestUsize, MemoryRegionAddress, MmapRegion, VolatileSlice,
 };
 
 /// Guest RAM as every part of the monitor sees it. Cloning is cheap and shares the mapping.
@@ -224,17 +229,61 @@ fn map_pages(ranges: &[(u64, u64)], pages: Pages) -> Result<GuestRam, MemoryErro
     };
     let regions = ranges.iter().map(region).collect::<Result<Vec<_>, _>>()?;
     let ram = GuestRam::from_regions(regions)?;
-    // Miri knows no dumps.
-    for region in ram.iter().filter(|_| !cfg!(miri)) {
-        let length = region.len() as usize;
-        // SAFETY: these are the pages of the region, which was just mapped; what they hold stays.
-        let left_out =
-            unsafe { libc::madvise(region.as_ptr().cast(), length, libc::MADV_DONTDUMP) };
-        if left_out != 0 {
-            return Err(MemoryError::Dump(io::Error::last_os_error()));
-        }
+    for region in ram.iter() {
+        leave_out(region.as_ptr(), region.len() as usize).map_err(MemoryError::Dump)?;
     }
     Ok(ram)
+}
+
+/// Puts `length` bytes of `file` from `offset` on in place of RAM from `address` on, as whole pages. The guest
+/// may write to them, and has then a page of its own; those that it leaves as they are belong to the
+/// page cache, and to all who have mapped them. While it has not written to a page, it sees what others
+/// write to the file, and if the file is made shorter the page is gone: this process would be killed.
+///
+/// # Errors
+/// There is no such RAM, it is [huge pages](map_huge), or the host refuses. Then RAM may have a hole, and
+/// is not to be used.
+pub(crate) fn map_file(
+    ram: &GuestRam,
+    address: u64,
+    file: &File,
+    offset: u64,
+    length: usize,
+) -> io::Result<()> {
+    let region = ram.find_region(GuestAddress(address)).filter(|region| region.gives_back());
+    let region = region.ok_or(io::ErrorKind::Unsupported)?;
+    let from = MemoryRegionAddress(address - region.start_addr().raw_value());
+    let place = region.get_slice(from, length).map_err(io::Error::other)?.ptr_guard_mut().as_ptr();
+    let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
+    // SAFETY: these bytes are a part of the region's mapping, which `ram` keeps, and which ends as a whole.
+    // They are guest memory: everybody takes them for something that the guest may change at any time.
+    let mapped = unsafe {
+        libc::mmap(
+            place.cast(),
+            length,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE,
+            file.as_raw_fd(),
+            offset,
+        )
+    };
+    if mapped == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    leave_out(place, length)
+}
+
+/// Leaves the `length` bytes of guest RAM at `place` out of core files.
+fn leave_out(place: *mut u8, length: usize) -> io::Result<()> {
+    // Miri knows no dumps.
+    if cfg!(miri) {
+        return Ok(());
+    }
+    // SAFETY: what pages hold stays; any that were not mapped would be refused.
+    match unsafe { libc::madvise(place.cast(), length, libc::MADV_DONTDUMP) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 #[cfg(test)]
@@ -257,23 +306,61 @@ mod tests {
     #[cfg_attr(miri, ignore = "nothing is left out there")]
     fn guest_ram_is_left_out_of_core_files() {
         let ram = map(5 << 30).expect("5 GiB are only reserved, not touched");
+        let file = tempfile::tempfile().unwrap();
+        map_file(&ram, 1 << 20, &file, 0, 4096).unwrap();
         let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
         for region in ram.iter() {
             let start = region.as_ptr() as usize;
             let end = start + region.len() as usize;
-            // Mappings that are next to each other and alike are one.
-            let flags = maps.split("VmFlags:").zip(maps.split("VmFlags:").skip(1));
-            let mut flags = flags.filter_map(|(before, after)| {
-                let head =
-                    before.lines().rfind(|line| line.contains('-') && line.contains(" 0 "))?;
-                let (from, to) = head.split_once(' ')?.0.split_once('-')?;
-                let (from, to) =
-                    (usize::from_str_radix(from, 16).ok()?, usize::from_str_radix(to, 16).ok()?);
-                (from <= start && end <= to).then(|| after.lines().next().unwrap_or_default())
-            });
-            let found = flags.next().expect("it is mapped");
-            assert!(found.split_whitespace().any(|flag| flag == "dd"), "{found}");
+            let (mut mapping, mut found) = (0..0, 0);
+            for line in maps.lines() {
+                let head = line.split_once(' ').and_then(|(range, _)| range.split_once('-'));
+                let number = |text| usize::from_str_radix(text, 16).ok();
+                if let Some((from, to)) = head.and_then(|(from, to)| number(from).zip(number(to))) {
+                    mapping = from..to;
+                } else if let Some(flags) = line.strip_prefix("VmFlags:")
+                    && mapping.start < end
+                    && start < mapping.end
+                {
+                    assert!(flags.split_whitespace().any(|flag| flag == "dd"), "{flags}");
+                    found += 1;
+                }
+            }
+            assert!(found > 0, "it is mapped");
         }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "it maps no files")]
+    fn a_files_pages_in_ram_are_there_until_the_guest_writes_and_never_change_the_file() {
+        let page = PAGE_SIZE as usize;
+        let file = tempfile::tempfile().unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &vec![7; 4 * page], 0).unwrap();
+        let ram = map(16 << 20).unwrap();
+        ram.write_slice(&vec![1; 4 * page], GuestAddress(2 << 20)).unwrap();
+        map_file(&ram, (2 << 20) + PAGE_SIZE, &file, 2 * PAGE_SIZE, 2 * page).unwrap();
+        ram.write_slice(&[9], GuestAddress((2 << 20) + PAGE_SIZE)).unwrap();
+        let mut bytes = vec![0; 4 * page];
+        ram.read_slice(&mut bytes, GuestAddress(2 << 20)).unwrap();
+        let expected = [&vec![1; page][..], &[9], &vec![7; 2 * page - 1], &vec![1; page]].concat();
+        assert!(bytes == expected);
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, 0).unwrap();
+        assert!(bytes.iter().all(|byte| *byte == 7), "the file stays as it is");
+        // What the host gets back is the file's again.
+        let place = ram.get_host_address(GuestAddress((2 << 20) + PAGE_SIZE)).unwrap();
+        // SAFETY: the page is a part of RAM's mapping, which stays until the end of the test.
+        unsafe { libc::madvise(place.cast(), page, libc::MADV_DONTNEED) };
+        assert_eq!(ram.read_obj::<u8>(GuestAddress((2 << 20) + PAGE_SIZE)).unwrap(), 7);
+    }
+
+    #[test]
+    fn a_file_is_mapped_nowhere_but_in_ram() {
+        let file = tempfile::tempfile().unwrap();
+        let ram = map(16 << 20).unwrap();
+        for (address, length) in [(16 << 20, 4096), ((16 << 20) - 4096, 8192), (0, 17 << 20)] {
+            assert!(map_file(&ram, address, &file, 0, length).is_err(), "{address:#x}");
+        }
+        assert!(map_file(&ram, 0, &file, u64::MAX, 4096).is_err());
     }
 
     #[test]

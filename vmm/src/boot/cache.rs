@@ -18,6 +18,8 @@
 //!   the packed kernel, or with this process.
 //! - It must have the length that the packed kernel promises, and is then read as any ELF file is:
 //!   nothing in it is believed.
+//! - It is never written to again. Machines may have its pages mapped: one that is
+//!   forgotten, or replaced, stays for those who have it.
 
 use crate::confine;
 use sha2::{Digest, Sha256};
@@ -28,7 +30,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 /// Permission bits that let others write.
-const OTHERS_WRITE: u32 = 0o022;
+pub(super) const OTHERS_WRITE: u32 = 0o022;
 
 /// Longer than the clock stands still that files get their times from: a hundredth of a second at most.
 const TICK: Duration = Duration::from_millis(20);

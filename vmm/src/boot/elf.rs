@@ -3,9 +3,10 @@
 //! Nothing in the file is believed. All segments are checked before the first byte is written:
 //! each lies within the file and within RAM above 1 MiB and below 4 GiB, none overlaps another, and
 //! the entry lies in one of them. Guest RAM is new and zero, so the parts of segments that the file
-//! does not have need no writing.
+//! does not have need no writing. If machines are to share its pages, some are mapped (`share.rs`).
 
 use crate::boot::Image;
+use crate::boot::share::Part;
 use crate::memory::GuestRam;
 use crate::x86::layout::{HIGH_RAM, MAPPED_END};
 use std::io;
@@ -22,6 +23,15 @@ const PROGRAM_HEADER: usize = 56;
 /// Program headers that a kernel may have; stock ones have five.
 const MAX_PROGRAM_HEADERS: u16 = 64;
 const PT_LOAD: u32 = 1;
+/// `p_flags`: executed, and written to.
+const PF_X: u32 = 1;
+const PF_W: u32 = 2;
+/// Section headers of a kernel that are looked at; stock ones have some forty.
+const MAX_SECTION_HEADERS: u16 = 256;
+/// Bytes of one section header, and `sh_flags` of sections that are loaded and executed.
+const SECTION_HEADER: usize = 64;
+const SHF_ALLOC: u64 = 2;
+const SHF_EXECINSTR: u64 = 4;
 
 /// What is wrong with an ELF file.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +83,9 @@ pub enum ElfError {
     /// It could not be read.
     #[error("cannot read it")]
     Read(#[source] io::Error),
+    /// Its pages could not be mapped; RAM may have a hole.
+    #[error("cannot share its pages with other machines")]
+    Share(#[source] io::Error),
 }
 
 /// A kernel in RAM.
@@ -82,9 +95,12 @@ pub struct Loaded {
     pub entry: u64,
     /// The address after its last byte.
     pub end: u64,
+    /// Bytes that are mapped, for machines to share them.
+    pub shared: u64,
 }
 
 struct Segment {
+    flags: u32,
     offset: u64,
     file_size: u64,
     ram: Range<u64>,
@@ -96,12 +112,13 @@ pub fn is_one(bytes: &[u8]) -> bool {
     bytes.starts_with(MAGIC)
 }
 
-/// Loads `image` into `ram`.
+/// Loads `image` into `ram`. If machines are to `share` what they leave as it is, it must be a file that nobody
+/// will change.
 ///
 /// # Errors
 /// It is not a kernel that this RAM can hold; nothing was written then, but for
-/// [`ElfError::Read`].
-pub fn load(image: &Image, ram: &GuestRam) -> Result<Loaded, ElfError> {
+/// [`ElfError::Read`] and [`ElfError::Share`].
+pub fn load(image: &Image, ram: &GuestRam, share: bool) -> Result<Loaded, ElfError> {
     let header = image.bytes(0, HEADER).map_err(|_| ElfError::Kind)?;
     if !is_one(&header)
         || header.get(4..6) != Some(&IDENT[..])
@@ -136,12 +153,46 @@ pub fn load(image: &Image, ram: &GuestRam) -> Result<Loaded, ElfError> {
     if !segments.iter().any(|segment| segment.ram.contains(&entry)) {
         return Err(ElfError::Entry(entry));
     }
+    let code = if share { code(image, &header) } else { None };
+    let mut shared = 0;
     for segment in &segments {
-        image
-            .copy_to(ram, segment.ram.start, segment.offset, segment.file_size)
-            .map_err(ElfError::Read)?;
+        let file = segment.offset..segment.offset + segment.file_size;
+        let address = |offset| segment.ram.start + (offset - file.start);
+        let is_for_the_start = segment.flags & PF_W != 0 && segment.flags & PF_X != 0;
+        let mut blocks = Vec::new();
+        if share && !is_for_the_start {
+            // Where nothing says more, all of what is executed is code.
+            let all = [if segment.flags & PF_X == 0 { 0..0 } else { file.clone() }];
+            let code = code.as_deref().unwrap_or(&all);
+            let part = Part { file: file.clone(), address: segment.ram.start, code };
+            blocks = part.blocks(image).map_err(ElfError::Read)?;
+        }
+        let mut at = file.start;
+        for block in blocks {
+            image.copy_to(ram, address(at), at, block.start - at).map_err(ElfError::Read)?;
+            image.map_to(ram, address(block.start), &block).map_err(ElfError::Share)?;
+            shared += block.end - block.start;
+            at = block.end;
+        }
+        image.copy_to(ram, address(at), at, file.end - at).map_err(ElfError::Read)?;
     }
-    Ok(Loaded { entry, end })
+    Ok(Loaded { entry, end, shared })
+}
+
+/// Where code is in the file, as its section headers say; none if it has no such headers, or more than a
+/// kernel has.
+fn code(image: &Image, header: &[u8]) -> Option<Vec<Range<u64>>> {
+    let (table, size, count) = (u64_at(header, 40)?, u16_at(header, 58)?, u16_at(header, 60)?);
+    if usize::from(size) != SECTION_HEADER || count == 0 || count > MAX_SECTION_HEADERS {
+        return None;
+    }
+    let table = image.bytes(table, usize::from(count) * SECTION_HEADER).ok()?;
+    let code = |header: &[u8]| {
+        let (flags, start, size) = (u64_at(header, 8)?, u64_at(header, 24)?, u64_at(header, 32)?);
+        let is_code = flags & SHF_ALLOC != 0 && flags & SHF_EXECINSTR != 0;
+        is_code.then(|| start..start.saturating_add(size))
+    };
+    Some(table.chunks_exact(SECTION_HEADER).filter_map(code).collect())
 }
 
 /// What the program header `index` wants loaded, if it wants that.
@@ -168,7 +219,9 @@ fn segment(
         let ram = ram.iter().map(GuestMemoryRegion::len).sum();
         return Err(ElfError::Ram { end, ram });
     }
-    Ok(Some(Segment { offset, file_size, ram: start..end }))
+    let flags = header.get(4..).and_then(|bytes| bytes.first_chunk());
+    let flags = u32::from_le_bytes(*flags.ok_or(ElfError::ProgramHeaders)?);
+    Ok(Some(Segment { flags, offset, file_size, ram: start..end }))
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
@@ -210,7 +263,7 @@ pub(crate) mod tests {
     }
 
     fn outcome(file: Vec<u8>) -> Result<Loaded, ElfError> {
-        load(&Image::Bytes(file), &memory::map(4 << 20).unwrap())
+        load(&Image::Bytes(file), &memory::map(4 << 20).unwrap(), false)
     }
 
     #[test]
@@ -218,8 +271,8 @@ pub(crate) mod tests {
         let ram = memory::map(4 << 20).unwrap();
         let headers = [[176, 0x20_0000, 8, 0x1000], [184, 0x30_0000, 4, 4]];
         let image = Image::Bytes(file(0x20_0004, &headers));
-        let loaded = load(&image, &ram).unwrap();
-        assert_eq!(loaded, Loaded { entry: 0x20_0004, end: 0x30_0004 });
+        let loaded = load(&image, &ram, false).unwrap();
+        assert_eq!(loaded, Loaded { entry: 0x20_0004, end: 0x30_0004, shared: 0 });
         let mut bytes = [0xff; 10];
         ram.read_slice(&mut bytes, GuestAddress(0x20_0000)).unwrap();
         assert_eq!(bytes, [0, 1, 2, 3, 4, 5, 6, 7, 0, 0]);
@@ -270,7 +323,7 @@ pub(crate) mod tests {
         for address in [MAPPED_END, MAPPED_END + (1 << 29)] {
             for entry in [0x20_0000, address] {
                 let headers = [[176, 0x20_0000, 8, 8], [176, address, 8, 8]];
-                let outcome = load(&Image::Bytes(file(entry, &headers)), &ram);
+                let outcome = load(&Image::Bytes(file(entry, &headers)), &ram, false);
                 let refused = matches!(outcome, Err(ElfError::SegmentAddress { index: 1, .. }));
                 assert!(refused, "{address:#x}: {outcome:?}");
             }

@@ -1,13 +1,13 @@
 //! A kernel or initrd: a regular file, or bytes that were unpacked from one.
 
-use super::cache::Cache;
-use crate::memory::GuestRam;
+use super::cache::{Cache, OTHERS_WRITE};
+use crate::memory::{self, GuestRam};
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use vm_memory::{Address, Bytes, GuestAddress};
 
@@ -49,6 +49,17 @@ impl Image {
         let end = self.bytes(length - tail, usize::try_from(tail).ok()?).ok()?;
         let metadata = file.metadata().ok()?;
         (metadata.len() == *length).then(|| Cache::key(&metadata, start, &end)).flatten()
+    }
+
+    /// Whether it is a file that nobody but root and this user can write to. They are taken not to, but to
+    /// put another one in its place, as package managers do, and this monitor with what it keeps.
+    #[must_use]
+    pub fn is_steady(&self) -> bool {
+        let Self::File(file, _) = self else { return false };
+        let owners = [0, rustix::process::geteuid().as_raw()];
+        file.metadata().is_ok_and(|metadata| {
+            owners.contains(&metadata.uid()) && metadata.mode() & OTHERS_WRITE == 0
+        })
     }
 
     /// Its first bytes, at most `most`.
@@ -137,6 +148,25 @@ impl Image {
                 ram.write_slice(bytes, GuestAddress(address)).map_err(io::Error::other)
             }
         }
+    }
+
+    /// Puts the pages of a file in `range` in place of those of `ram` at `address`: see
+    /// [`memory::map_file`].
+    ///
+    /// # Errors
+    /// It is no file, has become shorter, or cannot be mapped. Then RAM may have a hole.
+    pub(super) fn map_to(
+        &self,
+        ram: &GuestRam,
+        address: u64,
+        range: &Range<u64>,
+    ) -> io::Result<()> {
+        let Self::File(file, _) = self else { return Err(io::ErrorKind::Unsupported.into()) };
+        if file.metadata()?.len() < range.end {
+            return Err(shrunk());
+        }
+        let length = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
+        memory::map_file(ram, address, file, range.start, length)
     }
 }
 

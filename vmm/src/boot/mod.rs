@@ -2,12 +2,14 @@
 //!
 //! A kernel is entered in 64-bit mode (Documentation/arch/x86/boot.rst). A bzImage is unpacked here
 //! rather than by the guest, which spares every boot the work; what it unpacks to is an ELF file
-//! as any `vmlinux`. With [`KernelEntry::Bzimage`] the guest unpacks itself.
+//! as any `vmlinux`. With [`KernelEntry::Bzimage`] the guest unpacks itself. Machines can share
+//! pages of the kernel.
 
 pub mod bzimage;
 pub mod cache;
 pub mod elf;
 pub mod image;
+mod share;
 pub mod unpack;
 mod zero_page;
 
@@ -24,6 +26,10 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 use unpack::UnpackError;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryRegion};
+
+/// What is said of a machine that is to share its kernel's pages and does not.
+const NOT_SHARED: &str = "this machine shares none of its kernel's pages: what the kernel unpacks to is not \
+                          kept, others than its owner can write to it, or it is small or laid out otherwise";
 
 /// Where the boot processor starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,6 +181,10 @@ pub(crate) fn load_with(
     cache: Option<&Cache>,
 ) -> Result<Entry, BootError> {
     let (header, kernel) = load_kernel(ram, config, cache)?;
+    if config.share_kernel && kernel.shared == 0 {
+        let path = config.kernel.display();
+        tracing::warn!(%path, "{NOT_SHARED}");
+    }
     let initrd = match &config.initrd {
         Some(path) => load_initrd(ram, path, kernel.end, &header)?,
         None => Initrd::default(),
@@ -203,7 +213,9 @@ fn load_kernel(
     // Whatever else it is may be large: it is not read.
     let start = image.start(bzimage::HEADER_END).map_err(unreadable)?;
     if elf::is_one(&start) {
-        return Ok((zero_page::header_of_elf(), elf::load(&image, ram).map_err(unloadable)?));
+        let share = config.share_kernel && image.is_steady();
+        let loaded = elf::load(&image, ram, share).map_err(unloadable)?;
+        return Ok((zero_page::header_of_elf(), loaded));
     }
     if !BzImage::is_one(&start) {
         return Err(BootError::NotAKernel(path.clone()));
@@ -225,9 +237,11 @@ fn load_kernel(
     if let Some((key, kept)) =
         place.as_ref().and_then(|(cache, key)| Some((key, cache.get(key, size.into())?)))
     {
-        match elf::load(&Image::File(kept, size.into()), ram) {
+        match elf::load(&Image::File(kept, size.into()), ram, config.share_kernel) {
             Ok(loaded) => return Ok((bzimage.header, loaded)),
-            Err(error @ ElfError::Ram { .. }) => return Err(unloadable(error)),
+            Err(error @ (ElfError::Ram { .. } | ElfError::Share(_))) => {
+                return Err(unloadable(error));
+            }
             // Unpacking can still do it: nothing was written, or, if reading failed midway, some
             // of what is now written again.
             Err(error) => tracing::warn!(key, %error, "kept kernel is not usable"),
@@ -237,11 +251,17 @@ fn load_kernel(
     // The file may be shorter by now.
     let payload = packed.get(bzimage.payload).ok_or(BzImageError::Truncated).map_err(refused)?;
     let image = Image::Bytes(unpack::unpack(payload).map_err(damaged)?);
-    let loaded = elf::load(&image, ram).map_err(unloadable)?;
-    if let (Some((cache, key)), Image::Bytes(kernel)) = (place, &image)
-        && let Err(error) = cache.put(&key, kernel)
-    {
-        tracing::warn!(%error, "the unpacked kernel cannot be kept; every start will unpack it");
+    let mut loaded = elf::load(&image, ram, false).map_err(unloadable)?;
+    if let (Some((cache, key)), Image::Bytes(kernel)) = (place, &image) {
+        if let Err(error) = cache.put(&key, kernel) {
+            tracing::warn!(%error, "the unpacked kernel cannot be kept; every start will unpack it");
+        } else if config.share_kernel
+            && let Some(kept) = cache.get(&key, size.into())
+        {
+            // The same once more, now from the file.
+            let kept = Image::File(kept, size.into());
+            loaded = elf::load(&kept, ram, true).map_err(unloadable)?;
+        }
     }
     Ok((bzimage.header, loaded))
 }
@@ -257,7 +277,7 @@ fn place_packed(ram: &GuestRam, bzimage: &BzImage) -> Result<Loaded, BootError> 
     if !fits {
         return Err(BootError::KernelSize { needed, at });
     }
-    Ok(Loaded { entry: at + bzimage::ENTRY_64 as u64, end: at + needed })
+    Ok(Loaded { entry: at + bzimage::ENTRY_64 as u64, end: at + needed, shared: 0 })
 }
 
 /// Loads the initrd as high as the kernel can reach it, out of the way of all that grows upwards.

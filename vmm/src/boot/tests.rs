@@ -27,6 +27,8 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("kernel");
         fs::write(&path, kernel).unwrap();
+        // Whatever this process' umask is.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         let cache = Cache::at(folder.path().join("cache"));
         Self { config: MachineConfig::new("bench", path), cache, folder }
     }
@@ -452,4 +454,127 @@ fn zeros_of_a_kept_kernel_take_no_room() {
     assert_eq!(fs::read(&kept).unwrap(), kernel);
     let blocks = std::os::unix::fs::MetadataExt::blocks(&fs::metadata(&kept).unwrap());
     assert!(blocks * 512 < MIB, "{blocks} blocks");
+}
+
+/// The bytes of a kernel whose pages can be shared: in the file, and from `LARGE` on in RAM.
+const LARGE: u64 = 3 * MIB;
+const LARGE_SIZE: u64 = 8 * MIB + 100;
+
+/// A kernel of one segment with the flags of its program header `flags`, all whose pages differ. In RAM it
+/// has three whole blocks of 2 MiB, and zeros behind them. The second of the blocks has a gap.
+fn large(flags: u32) -> Vec<u8> {
+    let headers = [[PAGE_SIZE, LARGE, LARGE_SIZE, LARGE_SIZE + 3 * PAGE_SIZE]];
+    let mut file = elf::tests::file(LARGE, &headers);
+    file[68..72].copy_from_slice(&flags.to_le_bytes());
+    file.resize(PAGE_SIZE as usize, 0);
+    file.extend((0..LARGE_SIZE).map(|at| (at / PAGE_SIZE % 251) as u8 + 1));
+    let gap = (PAGE_SIZE + 4 * MIB) as usize;
+    file[gap..gap + PAGE_SIZE as usize].fill(0);
+    file
+}
+
+/// Bytes of this process' memory that are pages of files in `folder`.
+fn mapped(folder: &Path) -> u64 {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let number = |text| u64::from_str_radix(text, 16).unwrap();
+    let sizes = maps.lines().filter(|line| line.contains(folder.to_str().unwrap())).map(|line| {
+        let (from, to) = line.split_once(' ').unwrap().0.split_once('-').unwrap();
+        number(to) - number(from)
+    });
+    sizes.sum()
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "it maps no files")]
+fn a_shared_kernel_is_in_ram_as_a_copied_one_is_but_its_blocks_are_the_files() {
+    let kernel = large(0);
+    let packed = bzimage::tests::image(&gzip(&kernel));
+    for file in [&kernel, &packed] {
+        let mut bench = Bench::new(file);
+        bench.settle();
+        bench.load().unwrap();
+        assert_eq!(mapped(bench.folder.path()), 0, "nobody has asked for it");
+        bench.config.share_kernel = true;
+        // One that is not kept yet is mapped, too, and so is one for a reboot.
+        for path in bench.kept() {
+            fs::remove_file(path).unwrap();
+        }
+        for _ in 0..2 {
+            let (entry, ram) = bench.load().unwrap();
+            assert_eq!(entry.rip, LARGE);
+            assert_eq!(
+                mapped(bench.folder.path()),
+                4 * MIB,
+                "two blocks, without that with the gap"
+            );
+            let all = bytes(&ram, LARGE, LARGE_SIZE as usize);
+            assert!(all == kernel[PAGE_SIZE as usize..]);
+            assert_eq!(bytes(&ram, LARGE + LARGE_SIZE, 3 * 4096), [0; 3 * 4096]);
+            ram.write_slice(&vec![0xee; LARGE_SIZE as usize], GuestAddress(LARGE)).unwrap();
+        }
+        assert!(fs::read(&bench.config.kernel).unwrap() == *file);
+        assert!(bench.kept().iter().all(|path| fs::read(path).unwrap() == kernel));
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "it maps no files")]
+fn a_kernel_whose_pages_cannot_be_shared_is_copied() {
+    const EXECUTED: u32 = 1;
+    const WRITTEN: u32 = 2;
+    let loads = |kernel: &[u8], mode: u32, cache: bool| {
+        let mut bench = Bench::new(kernel);
+        bench.settle();
+        bench.config.share_kernel = true;
+        fs::set_permissions(&bench.config.kernel, fs::Permissions::from_mode(mode)).unwrap();
+        bench.settle();
+        let ram = memory::map(16 * MIB).unwrap();
+        load_with(&ram, &bench.config, cache.then_some(&bench.cache)).unwrap();
+        assert!(bytes(&ram, LARGE, LARGE_SIZE as usize) == large(0)[PAGE_SIZE as usize..]);
+        mapped(bench.folder.path())
+    };
+    assert_eq!(loads(&large(WRITTEN), 0o644, false), 4 * MIB, "data that no boot has written to");
+    assert_eq!(loads(&large(0), 0o664, false), 0, "others can write to it");
+    assert_eq!(loads(&large(EXECUTED), 0o644, false), 0, "all may be code");
+    assert_eq!(loads(&large(EXECUTED | WRITTEN), 0o644, false), 0, "it is freed");
+    let packed = bzimage::tests::image(&gzip(&large(0)));
+    assert_eq!(loads(&packed, 0o644, false), 0, "it is not kept");
+    assert_eq!(loads(&packed, 0o666, true), 4 * MIB, "what is kept is this user's alone");
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "it maps no files")]
+fn code_is_what_section_headers_say() {
+    let mut kernel = large(1);
+    let table = kernel.len() as u64;
+    // In the first block there is code, in the third there is none.
+    let sections =
+        [(2 | 4, PAGE_SIZE, 2 * MIB), (2, PAGE_SIZE + 2 * MIB, 6 * MIB), (4, 0, u64::MAX)];
+    for (flags, offset, size) in sections {
+        let fields = [0, flags, 0, offset, size, 0, 0, 0];
+        kernel.extend(fields.into_iter().flat_map(u64::to_le_bytes));
+    }
+    let shared = |table: u64, size: u16, count: u16| {
+        let mut kernel = kernel.clone();
+        kernel[40..48].copy_from_slice(&table.to_le_bytes());
+        kernel[58..60].copy_from_slice(&size.to_le_bytes());
+        kernel[60..62].copy_from_slice(&count.to_le_bytes());
+        let mut bench = Bench::new(&kernel);
+        bench.config.share_kernel = true;
+        let _ram = bench.load().unwrap();
+        mapped(bench.folder.path())
+    };
+    assert_eq!(shared(table, 64, 3), 2 * MIB);
+    for (table, size, count) in
+        [(table, 64, 0), (table, 64, 4), (table, 63, 3), (u64::MAX, 64, 3), (0, 64, u16::MAX)]
+    {
+        assert_eq!(shared(table, size, count), 0, "{table:#x} {size} {count}");
+    }
+}
+
+#[test]
+fn a_kernel_that_cannot_be_mapped_into_ram_is_refused() {
+    let image = Image::Bytes(large(0));
+    let outcome = elf::load(&image, &memory::map(16 * MIB).unwrap(), true);
+    assert!(matches!(outcome, Err(ElfError::Share(_))), "{outcome:?}");
 }

@@ -8,6 +8,7 @@
 //! append = "root=/dev/vda"
 //! memory = "512M"                 # or a number of bytes
 //! hugepages = false               # or true: RAM is huge pages that the host has reserved
+//! share_kernel = false            # or true: machines on the same kernel have pages of it in common
 //! cpus = 2
 //! kernel_entry = "unpacked"       # or "bzimage"
 //! console = "none"                # or "file=PATH"
@@ -63,6 +64,7 @@ static TOP: Known = Known {
         "append",
         "memory",
         "hugepages",
+        "share_kernel",
         "cpus",
         "kernel_entry",
         "console",
@@ -102,6 +104,8 @@ pub struct Definition {
     pub memory: u64,
     /// Whether RAM is huge pages that the host has reserved.
     pub hugepages: bool,
+    /// Whether machines on the same kernel have pages of it in common.
+    pub share_kernel: bool,
     /// Virtual CPUs.
     pub cpus: u8,
     /// The entry of a bzImage.
@@ -157,6 +161,7 @@ impl Definition {
             append: String::new(),
             memory: MEMORY_DEFAULT,
             hugepages: false,
+            share_kernel: false,
             cpus: 1,
             kernel_entry: KernelEntry::default(),
             console: None,
@@ -196,6 +201,9 @@ impl Definition {
             append: top.get("append", "text on one line", one_line)?.unwrap_or_default(),
             memory: top.get("memory", MEMORY, memory)?.unwrap_or(MEMORY_DEFAULT),
             hugepages: top.get("hugepages", BOOLEAN, |value| value.as_bool())?.unwrap_or_default(),
+            share_kernel: top
+                .get("share_kernel", BOOLEAN, |value| value.as_bool())?
+                .unwrap_or_default(),
             cpus: top.get("cpus", "a number from 1 to 255", cpus)?.unwrap_or(1),
             kernel_entry: top
                 .get("kernel_entry", r#""unpacked" or "bzimage""#, kernel_entry)?
@@ -239,6 +247,7 @@ impl Definition {
             append: &self.append,
             memory: size(self.memory),
             hugepages: self.hugepages,
+            share_kernel: self.share_kernel,
             cpus: self.cpus,
             kernel_entry: match self.kernel_entry {
                 KernelEntry::Unpacked => "unpacked",
@@ -271,6 +280,7 @@ impl Definition {
             append: self.append.clone(),
             memory: self.memory,
             hugepages: self.hugepages,
+            share_kernel: self.share_kernel,
             cpus: self.cpus,
             disks: self
                 .disks
@@ -305,6 +315,8 @@ struct File<'a> {
     memory: String,
     #[serde(skip_serializing_if = "is_false")]
     hugepages: bool,
+    #[serde(skip_serializing_if = "is_false")]
+    share_kernel: bool,
     cpus: u8,
     kernel_entry: &'a str,
     console: String,

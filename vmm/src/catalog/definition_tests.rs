@@ -19,6 +19,7 @@ append = "root=/dev/vda quiet"
 memory = "1G"
 cpus = 2
 hugepages = true
+share_kernel = true
 kernel_entry = "bzimage"
 console = "file=log/serial.txt"
 console_device = "virtio"
@@ -68,6 +69,7 @@ fn every_key_is_read() {
         append: "root=/dev/vda quiet".into(),
         memory: 1 << 30,
         hugepages: true,
+        share_kernel: true,
         cpus: 2,
         kernel_entry: KernelEntry::Bzimage,
         console: Some("log/serial.txt".into()),
@@ -111,7 +113,7 @@ fn paths_are_relative_to_the_directory_of_the_definition() {
     let disks: Vec<&Path> = config.disks.iter().map(|disk| disk.path.as_path()).collect();
     assert_eq!(disks, [Path::new("/machines/web/root.img"), Path::new("/srv/data.qcow2")]);
     assert_eq!((config.name.as_str(), config.cpus, config.memory), ("Web", 2, 1 << 30));
-    assert!(config.hugepages);
+    assert!(config.hugepages && config.share_kernel);
     assert_eq!(config.kernel_entry, KernelEntry::Bzimage);
     assert_eq!(config.integration, Components::Off);
     assert_eq!(config.console_device, ConsoleDevice::Virtio);
@@ -137,7 +139,7 @@ const FAULTS: &[(&str, &str)] = &[
     ),
     (
         "zzz = 1\naaaaaaa = 1",
-        r#":2: unknown key "zzz"; known here: name, id, kernel, initrd, append, memory, hugepages, cpus, kernel_entry, console, console_device, notes, oem_strings, disk, net, access, integration"#,
+        r#":2: unknown key "zzz"; known here: name, id, kernel, initrd, append, memory, hugepages, share_kernel, cpus, kernel_entry, console, console_device, notes, oem_strings, disk, net, access, integration"#,
     ),
     ("", r#": no "kernel"; expected the path of a file"#),
     // Disks.
@@ -219,6 +221,10 @@ const FAULTS: &[(&str, &str)] = &[
     (
         "kernel = 'k'\nhugepages = 1",
         r#":3: "hugepages": expected true or false, found the number 1"#,
+    ),
+    (
+        "kernel = 'k'\nshare_kernel = 'yes'",
+        r#":3: "share_kernel": expected true or false, found the text "yes""#,
     ),
     (
         "kernel = 'k'\nkernel_entry = 'elf'",
@@ -463,6 +469,7 @@ prop_compose! {
         notes in any::<String>(),
         pages in 4096..1_u64 << 48,
         hugepages in any::<bool>(),
+        share_kernel in any::<bool>(),
         cpus in 1..=u8::MAX,
         bzimage in any::<bool>(),
         host_time_sync in any::<bool>(),
@@ -478,6 +485,7 @@ prop_compose! {
             append,
             memory: pages * 4096,
             hugepages,
+            share_kernel,
             cpus,
             kernel_entry: if bzimage { KernelEntry::Bzimage } else { KernelEntry::Unpacked },
             console: console.then(|| console_path.into()),
@@ -519,7 +527,7 @@ proptest! {
 
     #[test]
     fn case_37_no_value_makes_the_reader_panic(
-        key in "name|id|kernel|initrd|append|memory|hugepages|cpus|kernel_entry|console|console_device|notes|access|integration|access.read",
+        key in "name|id|kernel|initrd|append|memory|hugepages|share_kernel|cpus|kernel_entry|console|console_device|notes|access|integration|access.read",
         value in "-?[0-9]{1,40}|0x[0-9a-f]{1,40}|\"[a-z0-9=@ MGTK-]{0,40}\"|\\[\\]|\\{\\}|\\[\"\\PC{0,5}\"\\]|true|-?[0-9]\\.[0-9]e[0-9]{1,4}|inf|nan",
     ) {
         let _ = parse(&format!("{key} = {value}\n{}", WHOLE.lines().nth(1).unwrap()));

@@ -18,6 +18,7 @@ pub(crate) fn create(args: CreateArgs, format: Format) -> Outcome {
         append: hardware.append,
         memory: hardware.memory,
         hugepages: hardware.hugepages,
+        share_kernel: hardware.share_kernel,
         cpus: hardware.cpus,
         oem_strings: hardware.oem_strings,
         kernel_entry: hardware.kernel_entry.into(),

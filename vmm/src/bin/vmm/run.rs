@@ -171,6 +171,7 @@ fn launch(
         append: hardware.append,
         memory: hardware.memory,
         hugepages: hardware.hugepages,
+        share_kernel: hardware.share_kernel,
         cpus: hardware.cpus,
         disks: hardware.disks,
         nets: hardware.nets,

@@ -258,6 +258,7 @@ fn made_of(definition: &Definition) -> Vec<(&'static str, Value)> {
         ("append", json!(definition.append)),
         ("memory", json!(definition.memory)),
         ("hugepages", json!(definition.hugepages)),
+        ("share_kernel", json!(definition.share_kernel)),
         ("cpus", json!(definition.cpus)),
         ("kernel_entry", json!(entry)),
         ("disks", json!(definition.disks.iter().map(disk).collect::<Vec<_>>())),

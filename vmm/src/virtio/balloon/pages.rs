@@ -1,8 +1,9 @@
 //! Pages that the guest can do without: which ones a chain names, and how the host gets them back.
 //!
-//! A page goes back by `MADV_DONTNEED`: guest RAM is private and anonymous, so the host's page is
-//! free at once, and what touches the guest's page afterwards finds zeroes. Neighbours go back in one
-//! call. RAM of reserved huge pages stays as it is.
+//! A page goes back by `MADV_DONTNEED`: guest RAM is private, so the host's page is free at once, and what
+//! touches the guest's page afterwards finds zeroes, or what the kernel's file has there, if
+//! [that is mapped](crate::memory::map_file). Neighbours go back in one call. RAM of reserved huge pages stays
+//! as it is.
 
 use crate::memory::{GuestRam, PAGE_SIZE};
 use crate::virtio::chain::Whole;

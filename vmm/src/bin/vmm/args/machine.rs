@@ -91,6 +91,10 @@ pub(crate) struct HardwareArgs {
     /// has, from its start to its end.
     #[arg(long, requires = "kernel")]
     pub(crate) hugepages: bool,
+    /// Have pages of the kernel in common with other machines on the same one: each takes less memory then,
+    /// and its boot more exits.
+    #[arg(long, requires = "kernel")]
+    pub(crate) share_kernel: bool,
     /// Virtual processors.
     #[arg(long, value_name = "COUNT", default_value_t = 1, requires = "kernel")]
     pub(crate) cpus: u8,
