@@ -14,6 +14,9 @@ pub const POWER_OFF: &str = "power-off";
 /// What tables call this monitor with a guest that tests its ciphers, which it usually spares it.
 pub const TESTED: &str = "vmm, cryptomgr.notests=0";
 
+/// What they call it with a guest that has pages of its kernel in common with others.
+pub const SHARED: &str = "vmm --share-kernel";
+
 /// A monitor and the machine that it gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Monitor {

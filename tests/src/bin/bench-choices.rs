@@ -52,7 +52,7 @@ const USUAL: Choice = Choice {
     is_first: false,
 };
 
-const CHOICES: [Choice; 11] = [
+const CHOICES: [Choice; 12] = [
     USUAL,
     Choice { name: "the kernel's first start", is_first: true, ..USUAL },
     Choice { name: "--kernel vmlinux", is_elf: true, ..USUAL },
@@ -61,6 +61,7 @@ const CHOICES: [Choice; 11] = [
     Choice { name: "a kernel that is not quiet", append: "power-off", ..USUAL },
     Choice { name: "--sandbox off", words: &["--sandbox", "off"], ..USUAL },
     Choice { name: "cryptomgr.notests=0", append: "quiet power-off cryptomgr.notests=0", ..USUAL },
+    Choice { name: "--share-kernel", words: &["--share-kernel"], ..USUAL },
     Choice { name: "--hugepages", words: &["--hugepages"], ..USUAL },
     Choice { name: "transparent huge pages off", transparent: false, ..USUAL },
     Choice { name: "the same, --hugepages", words: &["--hugepages"], transparent: false, ..USUAL },

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::io::{self, Read};
 use std::process::{Child, Command, Stdio};
 use tests::memory::{self, Memory};
-use tests::monitor::{Guest, Monitor, wait_for_userspace};
+use tests::monitor::{Guest, Monitor, SHARED, wait_for_userspace};
 
 /// Machines of each monitor.
 const MACHINES: usize = 4;
@@ -15,15 +15,18 @@ fn main() {
     let guest = Guest::of_lab("quiet");
     println!("{}", floor(&guest).expect("the floor's guest begins"));
     // It keeps the unpacked kernel.
-    drop(Running::boot(Monitor::Vmm, &guest).expect("the guest boots"));
-    for monitor in Monitor::ALL {
+    drop(Running::boot(Monitor::Vmm, &[], &guest).expect("the guest boots"));
+    let usual = Monitor::ALL.map(|monitor| (monitor.name(), monitor, &[][..]));
+    for (name, monitor, words) in
+        usual.into_iter().chain([(SHARED, Monitor::Vmm, &["--share-kernel"][..])])
+    {
         let mut machines: Vec<Running> = Vec::new();
         for number in 1..=MACHINES {
             let before = proportional(&machines).expect("the machines run");
-            machines.push(Running::boot(monitor, &guest).expect("the guest boots"));
+            machines.push(Running::boot(monitor, words, &guest).expect("the guest boots"));
             let after = proportional(&machines).expect("the machines run");
             let memory = machines.last().expect("it was pushed").memory();
-            let mut document = document(monitor.name(), &memory.expect("it runs"));
+            let mut document = document(name, &memory.expect("it runs"));
             document["number"] = number.into();
             document["added_kib"] = after.saturating_sub(before).into();
             println!("{document}");
@@ -62,9 +65,9 @@ impl Running {
         Ok(Self(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?))
     }
 
-    /// Boots `guest` up to its first program.
-    fn boot(monitor: Monitor, guest: &Guest<'_>) -> io::Result<Self> {
-        let mut running = Self::start(&mut monitor.command(guest))?;
+    /// Boots `guest` up to its first program, under `monitor` with these words.
+    fn boot(monitor: Monitor, words: &[&str], guest: &Guest<'_>) -> io::Result<Self> {
+        let mut running = Self::start(monitor.command(guest).args(words))?;
         wait_for_userspace(&mut running.0)?;
         Ok(running)
     }

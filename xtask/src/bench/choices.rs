@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// The program that is run in the lab.
 const PROGRAM: &str = "bench-choices";
-/// The labs: for twelve boots, a quarter of a minute to a minute each.
+/// The labs: for thirteen boots, a quarter of a minute to a minute each.
 const LAB: Lab = Lab { counted: true, limit: Duration::from_secs(600) };
 /// AMD's code of the exits for pages of RAM that are touched first, and for registers in memory.
 const PAGES: &str = "1024";
