@@ -248,11 +248,12 @@ struct Range {
 
 impl Source for Service {
     fn start(&mut self, registry: &mut Registry<'_>) -> io::Result<()> {
-        registry.watch(self.queue.doorbell().as_ref(), 0, EventSet::IN)
+        // Each ring is heard, and need not be taken off the doorbell.
+        let rings = EventSet::IN | EventSet::EDGE_TRIGGERED;
+        registry.watch(self.queue.doorbell().as_ref(), 0, rings)
     }
 
     fn ready(&mut self, _token: u32, _events: EventSet, registry: &mut Registry<'_>) {
-        self.queue.answer();
         let served = self.serve();
         self.queue.notify();
         if served.is_err() {
