@@ -135,7 +135,8 @@ impl Recipe {
     }
 
     /// `vmm VERB NAME` with what it is made of.
-    fn command(&self, verb: &str) -> Command {
+    #[must_use]
+    pub fn command(&self, verb: &str) -> Command {
         let mut command = Command::new(vmm_bin());
         command
             .args([verb, &self.name, "--memory", self.memory])

@@ -138,6 +138,18 @@ fn a_reboot_boots_again_and_the_agent_comes_back() {
 }
 
 #[test]
+fn a_machine_that_logs_more_than_warnings_is_confined_and_runs() {
+    let recipe = recipe("talks", Flavour::BookwormCloud, 1);
+    let mut command = recipe.command("run");
+    command.env("VMM_LOG", "debug");
+    let mut machine = Machine::under(&recipe.name, command, recipe.echo);
+    machine.wait_for_shell();
+    let (status, stderr) = machine.power_off();
+    assert_eq!(status.code(), Some(0), "{stderr}");
+    assert!(stderr.contains("boot begins"), "{stderr}");
+}
+
+#[test]
 fn a_kernel_panic_ends_the_machine_with_its_own_code_and_the_kernels_words() {
     let mut machine = Machine::start(&recipe("panic", Flavour::BookwormCloud, 1));
     machine.wait_for_shell();

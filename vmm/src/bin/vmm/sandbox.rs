@@ -3,6 +3,7 @@
 use crate::args::{Sandbox, SandboxArgs};
 use crate::signals::Blocked;
 use protocol::HResult;
+use tracing::Level;
 use vmm::config::MachineConfig;
 use vmm::confine::jail::{self, JailError};
 use vmm::confine::{self, ConfineError, Confinement, Landlocked, Manner};
@@ -31,12 +32,14 @@ pub(crate) fn enter(
             .map_err(|error| unjailed(&error))?;
     }
     let Some(manner) = manner else { return Ok(()) };
+    // Who is confined may not ask Landlock any more, and asking takes time.
+    let missing = tracing::enabled!(Level::INFO).then(|| confine::offer().missing.join(", "));
     match confinement.manner(manner).enter().map_err(|error| unconfined(&error))? {
         Landlocked::Fully => {}
         // Nothing that could be mended here, and told by `vmm doctor`: no warning at each start.
         Landlocked::Partly => tracing::info!(
             "this kernel's Landlock is older than Linux 6.12's: it does not restrict {}",
-            confine::offer().missing.join(", ")
+            missing.unwrap_or_default()
         ),
         Landlocked::Not => tracing::warn!(
             "this kernel has no Landlock: what files the machine's process may open is bounded by its \
