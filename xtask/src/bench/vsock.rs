@@ -116,7 +116,7 @@ fn targets(figure: impl Fn(&str, &str) -> Result<f64>) -> Result<Vec<Target>> {
         ("time to send from the guest of QEMU q35", "from_guest", q35),
     ] {
         let found = figure(qemu, key)? / figure(vmm, key)?;
-        targets.push(Target { what, found, at_most: 1.0 / 1.5 });
+        targets.push(Target { what, found, at_most: 0.667 });
     }
     let found = figure(vmm, "many_1000")? / figure(vmm, "many_1")?;
     targets.push(Target { what: "cost by 1,000 connections of that by 1", found, at_most: 1.25 });
