@@ -15,6 +15,21 @@ use vm_memory::{Address, Bytes, GuestAddress};
 const LIMIT: u64 = 512 << 20;
 /// Bytes at the end of a file that its [name in the cache](Image::key) depends on.
 const END: u64 = 4096;
+/// File systems whose files are in this host, by the numbers of statfs(2): ext2 to ext4, XFS, Btrfs, F2FS,
+/// Bcachefs, ZFS, EROFS, SquashFS, overlayfs, tmpfs and ramfs.
+const LOCAL: [u32; 11] = [
+    0xef53,
+    0x5846_5342,
+    0x9123_683e,
+    0xf2f5_2010,
+    0xca45_1a4e,
+    0x2fc1_2fc1,
+    0xe0f5_e1e2,
+    0x7371_7368,
+    0x794c_7630,
+    0x0102_1994,
+    0x8584_58f6,
+];
 
 /// Bytes at offsets.
 #[derive(Debug)]
@@ -51,15 +66,21 @@ impl Image {
         (metadata.len() == *length).then(|| Cache::key(&metadata, start, &end)).flatten()
     }
 
-    /// Whether it is a file that nobody but root and this user can write to. They are taken not to, but to
-    /// put another one in its place, as package managers do, and this monitor with what it keeps.
+    /// Whether it is a file of this host that nobody but root and this user can write to. They are taken not
+    /// to, but to put another one in its place, as package managers do, and this monitor with what it keeps.
+    ///
+    /// Elsewhere a page that is not in memory may be waited for as long as a network or a program likes, and
+    /// a processor that waits so cannot be stopped.
     #[must_use]
     pub fn is_steady(&self) -> bool {
         let Self::File(file, _) = self else { return false };
         let owners = [0, rustix::process::geteuid().as_raw()];
-        file.metadata().is_ok_and(|metadata| {
-            owners.contains(&metadata.uid()) && metadata.mode() & OTHERS_WRITE == 0
-        })
+        let is_local =
+            rustix::fs::fstatfs(file).is_ok_and(|found| LOCAL.contains(&(found.f_type as u32)));
+        is_local
+            && file.metadata().is_ok_and(|metadata| {
+                owners.contains(&metadata.uid()) && metadata.mode() & OTHERS_WRITE == 0
+            })
     }
 
     /// Its first bytes, at most `most`.

@@ -23,13 +23,18 @@ pub use image::Image;
 use linux_loader::loader::bootparam::setup_header;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 use std::time::SystemTime;
 use unpack::UnpackError;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryRegion};
 
 /// What is said of a machine that is to share its kernel's pages and does not.
 const NOT_SHARED: &str = "this machine shares none of its kernel's pages: what the kernel unpacks to is not \
-                          kept, others than its owner can write to it, or it is small or laid out otherwise";
+                          kept, the file is another user's, others than its owner can write to it, it is \
+                          not on a disk of this host, or it is small or laid out otherwise";
+
+/// That was said: a guest that resets itself over and over does not fill the log.
+static TOLD: Once = Once::new();
 
 /// Where the boot processor starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,8 +187,10 @@ pub(crate) fn load_with(
 ) -> Result<Entry, BootError> {
     let (header, kernel) = load_kernel(ram, config, cache)?;
     if config.share_kernel && kernel.shared == 0 {
-        let path = config.kernel.display();
-        tracing::warn!(%path, "{NOT_SHARED}");
+        TOLD.call_once(|| {
+            let path = config.kernel.display();
+            tracing::warn!(%path, "{NOT_SHARED}");
+        });
     }
     let initrd = match &config.initrd {
         Some(path) => load_initrd(ram, path, kernel.end, &header)?,
@@ -237,11 +244,15 @@ fn load_kernel(
     if let Some((key, kept)) =
         place.as_ref().and_then(|(cache, key)| Some((key, cache.get(key, size.into())?)))
     {
-        match elf::load(&Image::File(kept, size.into()), ram, config.share_kernel) {
+        let kept = Image::File(kept, size.into());
+        let share = config.share_kernel && kept.is_steady();
+        match elf::load(&kept, ram, share) {
             Ok(loaded) => return Ok((bzimage.header, loaded)),
             Err(error @ (ElfError::Ram { .. } | ElfError::Share(_))) => {
                 return Err(unloadable(error));
             }
+            // To write over pages of a file that cannot be read would end this process.
+            Err(error @ ElfError::Read(_)) if share => return Err(unloadable(error)),
             // Unpacking can still do it: nothing was written, or, if reading failed midway, some
             // of what is now written again.
             Err(error) => tracing::warn!(key, %error, "kept kernel is not usable"),
@@ -260,7 +271,7 @@ fn load_kernel(
         {
             // The same once more, now from the file.
             let kept = Image::File(kept, size.into());
-            loaded = elf::load(&kept, ram, true).map_err(unloadable)?;
+            loaded = elf::load(&kept, ram, kept.is_steady()).map_err(unloadable)?;
         }
     }
     Ok((bzimage.header, loaded))

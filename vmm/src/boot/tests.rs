@@ -543,6 +543,17 @@ fn a_kernel_whose_pages_cannot_be_shared_is_copied() {
 }
 
 #[test]
+fn who_shares_a_file_has_it_on_this_host() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kernel");
+    fs::write(&path, large(0)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(Image::open(&path).unwrap().is_steady());
+    // Root's, and nobody can write to it, but no disk has it.
+    assert!(!Image::open("/proc/version".as_ref()).unwrap().is_steady());
+}
+
+#[test]
 #[cfg_attr(miri, ignore = "it maps no files")]
 fn code_is_what_section_headers_say() {
     let mut kernel = large(1);

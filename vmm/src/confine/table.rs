@@ -398,7 +398,7 @@ pub(super) const TABLE: &[Row] = &[
         calls!(SYS_fstatfs),
         Always,
         Roles::VM,
-        "in what pieces an image's file system gives space back",
+        "in what pieces an image's file system gives space back; whether a kernel's is one of this host",
     ),
     row(
         calls!(SYS_readlink SYS_getcwd),
