@@ -24,8 +24,9 @@ const COMMANDS: u64 = 0;
 
 /// What the thread serves.
 ///
-/// Descriptors are watched level-triggered: a source that leaves one ready and does not take it
-/// out of the [`Registry`] is called again at once, for ever. The thread is shared: a source does a
+/// Descriptors are watched level-triggered, but where a source says otherwise (`EDGE_TRIGGERED`): one that
+/// leaves a descriptor ready and does not take it out of the [`Registry`] is called again at once, for
+/// ever. The thread is shared: a source does a
 /// bounded piece of work in a call and leaves the rest for its next.
 ///
 /// A source that panics ends the thread, and all its sources are dropped: whoever waits for the

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 /// The shortest time between two looks, whatever happens, and the longest that has to be.
 const PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
-/// So much longer than the processor's work for a look is the pause after it: whoever is asked works,
-/// too, and those who are to leave need the processor as well.
+/// So much longer than the processor's work for a look is the pause after it, up to the longest one: whoever
+/// is asked works, too, and those who are to leave need the processor as well.
 const REST: u32 = 2;
 
 impl Work<'_> {

@@ -44,7 +44,8 @@ pub struct BalloonInfo {
     /// Whether the guest has a driver for it.
     pub driver: bool,
     /// Bytes given back to the host since the machine was turned on: what the balloon took, and what
-    /// the guest reported as free. Memory that was used in between counts again.
+    /// the guest reported as free. Memory that was used in between counts again, and so do pages of a kernel
+    /// that machines share.
     pub given_back: u64,
     /// What the guest says of its memory.
     pub stats: Option<MemoryStats>,

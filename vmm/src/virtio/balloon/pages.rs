@@ -74,7 +74,7 @@ impl Pages {
             && let Some((start, length)) = self.ranges.pop_front()
         {
             let now = length.min(*budget * PAGE_SIZE);
-            // A region of RAM is a mapping of its own.
+            // What is a kernel's page that machines share counts as well, though it may free nothing.
             let (now, is_given) = give_back_from(ram, start, now).unwrap_or((now, false));
             *budget -= now / PAGE_SIZE;
             if is_given {
