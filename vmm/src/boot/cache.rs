@@ -159,13 +159,19 @@ fn only_ours(metadata: &Metadata) -> bool {
     metadata.uid() == rustix::process::geteuid().as_raw() && metadata.mode() & OTHERS_WRITE == 0
 }
 
+/// Whether `page` is zeros; in words, for byte by byte that takes eight times as long.
+fn is_zeros(page: &[u8]) -> bool {
+    let (words, rest) = page.as_chunks();
+    words.iter().all(|word| u128::from_ne_bytes(*word) == 0) && rest.iter().all(|byte| *byte == 0)
+}
+
 /// Writes `bytes`, its pages of zeros as holes: a third of a kernel is zeros, which no start has to copy
 /// then.
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.set_len(bytes.len() as u64)?;
     for (page, content) in (0..).zip(bytes.chunks(PAGE)) {
-        if content.iter().any(|byte| *byte != 0) {
+        if !is_zeros(content) {
             file.write_all_at(content, page * PAGE as u64)?;
         }
     }
