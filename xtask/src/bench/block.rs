@@ -2,7 +2,6 @@
 
 use super::lab;
 use super::report::{Column, Report, Row};
-use crate::archive::Archive;
 use crate::build::{self, Programs};
 use crate::debian::Suite;
 use crate::job::Job;
@@ -10,7 +9,6 @@ use crate::kernel::Kernel;
 use crate::userspace::{QEMU, QEMU_IMG};
 use anyhow::{Context, Result};
 use serde_json::Value;
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 use tests::monitor::Monitor;
@@ -21,16 +19,8 @@ const LIMIT: Duration = Duration::from_secs(200);
 const PROGRAM: &str = "bench-block";
 /// The first program of the guest, and the floor.
 const INIT: &str = "bench-block-guest";
-/// What disks need of the guest's kernel, under any of the monitors.
-const GUEST_MODULES: [&str; 7] = [
-    "virtio_ring",
-    "virtio",
-    "virtio_mmio",
-    "virtio_pci_legacy_dev",
-    "virtio_pci_modern_dev",
-    "virtio_pci",
-    "virtio_blk",
-];
+/// What disks need of the guest's kernel besides virtio.
+const GUEST_MODULES: [&str; 1] = ["virtio_blk"];
 const FLOOR: &str = "floor";
 
 /// What is measured: its key, which is the program's, and its title.
@@ -64,12 +54,7 @@ type Of = (&'static str, &'static str);
 pub(super) fn measure() -> Result<Report> {
     let programs = build::tools()?;
     let kernel = Kernel::get(Suite::Bookworm, "linux-image-cloud-amd64")?;
-    let folder = tempfile::tempdir()?;
-    let initrd = folder.path().join("initrd");
-    let mut archive = Archive::default();
-    archive.copy(&build::take(&programs, INIT)?, "init")?;
-    archive.modules("modules", &kernel.modules(&GUEST_MODULES)?)?;
-    fs::write(&initrd, archive.finish()?)?;
+    let (_folder, initrd) = lab::initrd(&programs, &kernel, INIT, &GUEST_MODULES, |_| Ok(()))?;
     let [vmm, microvm, q35] = Monitor::ALL.map(Monitor::name);
     let [raw, qcow2] = ["raw", "qcow2"];
     let mut documents: Vec<(Of, Value)> = Vec::new();

@@ -12,7 +12,9 @@ use crate::userspace::QEMU;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
+use tempfile::TempDir;
 
 /// How long a lab may take: one to three minutes are usual.
 const LIMIT: Duration = Duration::from_secs(480);
@@ -26,6 +28,16 @@ const KERNEL: &str = "linux-image-cloud-amd64";
 const INIT: &str = "bench-init";
 /// The floor of what a monitor is.
 const FLOOR: &str = "bench-floor";
+
+/// What any virtio device needs of the guest's kernel, under any of the monitors.
+const VIRTIO_MODULES: [&str; 6] = [
+    "virtio_ring",
+    "virtio",
+    "virtio_mmio",
+    "virtio_pci_legacy_dev",
+    "virtio_pci_modern_dev",
+    "virtio_pci",
+];
 
 /// What a lab is to be like.
 #[derive(Clone, Copy)]
@@ -46,6 +58,26 @@ pub(super) fn job() -> Job {
     job.counted = true;
     job.aside = true;
     job
+}
+
+/// An initrd whose first program is `init`, with the modules that virtio and `modules` are of, and what
+/// `more` adds; it is gone with the folder.
+pub(super) fn initrd(
+    programs: &Programs,
+    kernel: &Kernel,
+    init: &str,
+    modules: &[&str],
+    more: impl FnOnce(&mut Archive) -> Result<()>,
+) -> Result<(TempDir, PathBuf)> {
+    let folder = tempfile::tempdir()?;
+    let initrd = folder.path().join("initrd");
+    let mut archive = Archive::default();
+    archive.copy(&build::take(programs, init)?, "init")?;
+    more(&mut archive)?;
+    let modules: Vec<&str> = VIRTIO_MODULES.iter().chain(modules).copied().collect();
+    archive.modules("modules", &kernel.modules(&modules)?)?;
+    fs::write(&initrd, archive.finish()?)?;
+    Ok((folder, initrd))
 }
 
 /// Gives `job` the monitor, and what it and others boot where the programs look for it.

@@ -2,14 +2,12 @@
 
 use super::lab;
 use super::report::{Column, Report, Row};
-use crate::archive::Archive;
 use crate::build::{self, Programs};
 use crate::debian::Suite;
 use crate::job::Job;
 use crate::kernel::Kernel;
 use crate::userspace::{self, QEMU, Userspace};
 use anyhow::{Context, Result};
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -21,18 +19,8 @@ const PROGRAM: &str = "bench-net";
 const INIT: &str = "bench-net-guest";
 /// What QEMU's network and the floor need of the lab's kernel.
 const LAB_MODULES: [&str; 5] = ["tap", "vhost_iotlb", "vhost", "vhost_net", "veth"];
-/// What a network needs of the guest's kernel, under any of the monitors.
-const GUEST_MODULES: [&str; 9] = [
-    "virtio_ring",
-    "virtio",
-    "virtio_mmio",
-    "virtio_pci_legacy_dev",
-    "virtio_pci_modern_dev",
-    "virtio_pci",
-    "failover",
-    "net_failover",
-    "virtio_net",
-];
+/// What a network needs of the guest's kernel besides virtio.
+const GUEST_MODULES: [&str; 3] = ["failover", "net_failover", "virtio_net"];
 
 /// Rows: the title, and the words for the program.
 const ROWS: [(&str, &[&str]); 5] = [
@@ -61,13 +49,10 @@ const COLUMNS: [(&str, &str, usize); 11] = [
 pub(super) fn measure() -> Result<Report> {
     let programs = build::tools()?;
     let kernel = Kernel::get(Suite::Bookworm, "linux-image-cloud-amd64")?;
-    let folder = tempfile::tempdir()?;
-    let initrd = folder.path().join("initrd");
-    let mut archive = Archive::default();
-    archive.copy(&build::take(&programs, INIT)?, "init")?;
-    userspace::busybox(&mut archive, &Userspace::get()?.static_busybox()?, &[])?;
-    archive.modules("modules", &kernel.modules(&GUEST_MODULES)?)?;
-    fs::write(&initrd, archive.finish()?)?;
+    let busybox = Userspace::get()?.static_busybox()?;
+    let (_folder, initrd) = lab::initrd(&programs, &kernel, INIT, &GUEST_MODULES, |archive| {
+        userspace::busybox(archive, &busybox, &[])
+    })?;
     let mut rows = Vec::new();
     for (subject, words) in ROWS {
         let documents = lab::documents(PROGRAM, || job(words, &programs, &kernel, &initrd))?;

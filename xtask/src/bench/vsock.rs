@@ -2,14 +2,12 @@
 
 use super::lab;
 use super::report::{Column, Report, Row, Target};
-use crate::archive::Archive;
 use crate::build::{self, Programs};
 use crate::debian::Suite;
 use crate::job::Job;
 use crate::kernel::Kernel;
 use crate::userspace::QEMU;
 use anyhow::{Context, Result};
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 use tests::monitor::Monitor;
@@ -23,18 +21,9 @@ const INIT: &str = "bench-vsock-guest";
 /// What QEMU's vsock needs of the lab's kernel.
 const LAB_MODULES: [&str; 5] =
     ["vsock", "vmw_vsock_virtio_transport_common", "vhost_iotlb", "vhost", "vhost_vsock"];
-/// What vsock needs of the guest's kernel, under any of the monitors.
-const GUEST_MODULES: [&str; 9] = [
-    "virtio_ring",
-    "virtio",
-    "virtio_mmio",
-    "virtio_pci_legacy_dev",
-    "virtio_pci_modern_dev",
-    "virtio_pci",
-    "vsock",
-    "vmw_vsock_virtio_transport_common",
-    "vmw_vsock_virtio_transport",
-];
+/// What vsock needs of the guest's kernel besides virtio.
+const GUEST_MODULES: [&str; 3] =
+    ["vsock", "vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport"];
 
 /// What is measured: its key, which is the program's, its title, the digits shown.
 const COLUMNS: [(&str, &str, usize); 14] = [
@@ -59,12 +48,7 @@ const FLOOR: &str = "floor";
 pub(super) fn measure() -> Result<Report> {
     let programs = build::tools()?;
     let kernel = Kernel::get(Suite::Bookworm, "linux-image-cloud-amd64")?;
-    let folder = tempfile::tempdir()?;
-    let initrd = folder.path().join("initrd");
-    let mut archive = Archive::default();
-    archive.copy(&build::take(&programs, INIT)?, "init")?;
-    archive.modules("modules", &kernel.modules(&GUEST_MODULES)?)?;
-    fs::write(&initrd, archive.finish()?)?;
+    let (_folder, initrd) = lab::initrd(&programs, &kernel, INIT, &GUEST_MODULES, |_| Ok(()))?;
     let subjects: Vec<&str> = Monitor::ALL.map(Monitor::name).into_iter().chain([FLOOR]).collect();
     let mut documents = Vec::new();
     for who in &subjects {
