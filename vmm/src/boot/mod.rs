@@ -33,7 +33,8 @@ const NOT_SHARED: &str = "this machine shares none of its kernel's pages: what t
                           kept, the file is another user's, others than its owner can write to it, it is \
                           not on a disk of this host, or it is small or laid out otherwise";
 
-/// That was said: a guest that resets itself over and over does not fill the log.
+/// That was said, of the first such machine of this process: a guest that resets itself over and over does not
+/// fill the log.
 static TOLD: Once = Once::new();
 
 /// Where the boot processor starts.
