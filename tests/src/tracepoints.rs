@@ -48,6 +48,11 @@ impl Tracepoint {
     /// It cannot be read.
     pub fn counts(&self) -> io::Result<BTreeMap<u64, u64>> {
         let text = fs::read_to_string(self.file("hist"))?;
+        // What there was no room for.
+        let mut totals = text.lines().map(str::trim);
+        if !totals.any(|line| line == "Dropped: 0") {
+            return Err(io::Error::other(format!("{self:?} did not count everything:\n{text}")));
+        }
         let mut counts = BTreeMap::new();
         // { exit_reason:       1024 } hitcount:         17
         for line in text.lines().filter(|line| line.starts_with('{')) {
@@ -65,7 +70,7 @@ impl Tracepoint {
     }
 
     fn histogram(&self) -> String {
-        format!("hist:keys={}:size=65536", self.field)
+        format!("hist:keys={}", self.field)
     }
 
     fn file(&self, name: &str) -> String {

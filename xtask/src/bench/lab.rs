@@ -20,7 +20,10 @@ use tempfile::TempDir;
 const LIMIT: Duration = Duration::from_secs(480);
 /// Labs that are tried: with the [emulator](crate::emulator) some hang, more of them where it counts.
 /// What the program says in a lab that comes to an end is true.
-const LABS: usize = 6;
+const LABS: usize = 8;
+/// A variable that is longer in each of them: where instructions are counted, a lab that hangs would hang
+/// at the same place again if nothing was different.
+const TRY: &str = "LAB";
 
 /// The kernel: that which Debian has for virtual machines.
 const KERNEL: &str = "linux-image-cloud-amd64";
@@ -99,7 +102,8 @@ pub(super) fn give_boot(
 /// The documents, one a line, that `program` prints in the first lab that comes to an end.
 pub(super) fn documents(program: &str, make: impl Fn() -> Result<Job>) -> Result<Vec<Value>> {
     for lab in 1..=LABS {
-        let job = make()?;
+        let mut job = make()?;
+        job.environment.push((TRY.into(), "x".repeat(lab)));
         match job.run() {
             Ok(0) => {
                 let heard = job.heard();
