@@ -28,6 +28,12 @@ impl Whole {
         Ok(Self(descriptors))
     }
 
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// Those that the device reads.
     pub fn readable(&self) -> impl Iterator<Item = &Descriptor> {
         self.0.iter().filter(|descriptor| !descriptor.is_write_only())

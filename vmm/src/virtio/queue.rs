@@ -159,19 +159,33 @@ impl DeviceQueue {
         Ok(())
     }
 
+    /// Whether chains were given back of which the driver has not been told.
+    #[must_use]
+    pub fn has_given(&self) -> bool {
+        self.given != Wrapping(0)
+    }
+
     /// Interrupts the driver if chains were given back and it wants to know.
     pub fn notify(&mut self) {
+        if self.must_notify() {
+            self.interrupt.queue();
+        }
+    }
+
+    /// The same for this queue and an`other` of its device, with one interrupt for both.
+    pub fn notify_with(&mut self, other: &mut Self) {
+        if self.must_notify() | other.must_notify() {
+            self.interrupt.queue();
+        }
+    }
+
+    fn must_notify(&mut self) -> bool {
         let given = std::mem::take(&mut self.given);
-        if given == Wrapping(0) {
-            return;
-        }
-        match self.wants_interrupt(given) {
-            Ok(true) => self.interrupt.queue(),
-            Ok(false) => {}
-            Err(error) => {
+        given != Wrapping(0)
+            && self.wants_interrupt(given).unwrap_or_else(|error| {
                 self.give_up(&virtio_queue::Error::GuestMemory(error));
-            }
-        }
+                false
+            })
     }
 
     /// Whether the driver wants to know of the chains `given` back last: with event indices, if the

@@ -405,6 +405,11 @@ impl Driver {
         }
     }
 
+    /// How many interrupts came that nobody has waited for.
+    pub(crate) fn interrupts(&self) -> u64 {
+        self.line.event().read().unwrap_or(0)
+    }
+
     /// Waits for an interrupt and acknowledges it; false if none came.
     pub(crate) fn wait_interrupt(&mut self, deadline: Instant) -> bool {
         let left = deadline.saturating_duration_since(Instant::now());

@@ -2,8 +2,9 @@
 //!
 //! The guest's packets come through the transmit queue, ours go through the receive queue, the
 //! event queue tells of migrations and is never used. The transmit queue is not looked at while
-//! too many resets wait for the receive queue: a guest that takes no packets sends none. When a
-//! queue is nonsense, all connections end, and nothing is served until the guest resets the device.
+//! too many resets wait for the receive queue: a guest that takes no packets sends none. The buffers of
+//! what it sent go back with the next packet that it gets, or after a while. When a queue is nonsense,
+//! all connections end, and nothing is served until the guest resets the device.
 
 use crate::io::{IoHandle, Registry, Source, SourceId};
 use crate::memory::GuestRam;
@@ -19,12 +20,14 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
 const DEVICE_TYPE: u32 = 19;
 const QUEUE_SIZES: [u16; 3] = [256, 256, 64];
+/// How long a packet's buffers are kept after it has been taken, if nothing comes between.
+const KEEP: Duration = Duration::from_millis(1);
 /// Tokens of the doorbells, after those of the multiplexer.
 const RECEIVE: u32 = TOKENS;
 const TRANSMIT: u32 = TOKENS + 1;
@@ -111,7 +114,7 @@ impl VirtioDevice for Vsock {
             return Err(io::ErrorKind::InvalidInput.into());
         };
         let ram = Arc::new(activation.ram);
-        let queues = Queues { ram, receive, transmit, mux };
+        let queues = Queues { ram, receive, transmit, taken: Taken::default(), mux };
         self.active = Some(self.io.add(Box::new(queues))?);
         Ok(())
     }
@@ -134,19 +137,62 @@ struct Queues {
     ram: Arc<GuestRam>,
     receive: DeviceQueue,
     transmit: DeviceQueue,
+    taken: Taken,
     mux: Mux,
+}
+
+/// Chains of the transmit queue whose packets have been taken, and that the guest has not got back.
+///
+/// It would be interrupted for them, and all that it does then is to free memory. Most packets are soon
+/// answered by one that interrupts it anyway: they go back with that. If none comes, they go back after a
+/// while, or before there are so many of them that the guest could run out of descriptors.
+#[derive(Default)]
+struct Taken {
+    chains: Vec<(u16, u32)>,
+    /// Those that they have.
+    descriptors: usize,
+    /// When they go back at the latest; none if there are none.
+    until: Option<Instant>,
+}
+
+impl Taken {
+    fn add(&mut self, head: u16, descriptors: usize) {
+        self.chains.push((head, 0));
+        self.descriptors += descriptors;
+        self.until.get_or_insert_with(|| Instant::now() + KEEP);
+    }
+
+    /// Gives them back to `queue`, from which they are.
+    fn give_back(&mut self, queue: &mut DeviceQueue) -> Result<(), Broken> {
+        self.descriptors = 0;
+        self.until = None;
+        let outcome = queue.add_used_together(&self.chains);
+        self.chains.clear();
+        outcome
+    }
 }
 
 impl Queues {
     /// Moves packets for one turn: the guest's if it `rang`, and ours.
     fn serve(&mut self, rang: bool, registry: &mut Registry<'_>) {
         let taken = if rang { self.take_packets(registry) } else { Ok(()) };
-        let outcome = taken.and_then(|()| self.give_packets(registry));
-        self.transmit.notify();
-        self.receive.notify();
+        let given = taken.and_then(|()| self.give_packets(registry));
+        let many = self.taken.descriptors > usize::from(self.transmit.size() / 4);
+        let is_interrupted = self.receive.has_given();
+        self.conclude(given, many || is_interrupted, registry);
+    }
+
+    /// Ends a turn: gives back what was taken, if that `is_due`, and interrupts the guest. When what was done
+    /// has shown that a queue is broken, nothing is served any more.
+    fn conclude(&mut self, done: Result<(), Broken>, is_due: bool, registry: &mut Registry<'_>) {
+        let transmit = &mut self.transmit;
+        let outcome =
+            done.and_then(|()| if is_due { self.taken.give_back(transmit) } else { Ok(()) });
+        transmit.notify_with(&mut self.receive);
         if outcome.is_err() {
             registry.forget_all();
             self.mux.close();
+            self.taken = Taken::default();
         }
     }
 
@@ -164,9 +210,11 @@ impl Queues {
                 }
                 return Ok(());
             };
-            let head = chain.head_index();
+            let (head, most) = (chain.head_index(), self.transmit.size());
+            let chain = Whole::of(chain, most);
+            let descriptors = chain.as_ref().map_or(most.into(), Whole::count);
             // What is no chain is no packet, and one that has no header has no sender to tell.
-            if let Ok(chain) = Whole::of(chain, self.transmit.size())
+            if let Ok(chain) = chain
                 && let Ok(mut reader) = chain.reader(&ram)
                 && let Ok(mut header) = packet::read_header(&mut reader)
             {
@@ -181,7 +229,7 @@ impl Queues {
                 }
                 self.mux.receive(&header, &payload, registry);
             }
-            self.transmit.add_used(head, 0)?;
+            self.taken.add(head, descriptors);
         }
         self.transmit.ring();
         Ok(())
@@ -273,11 +321,14 @@ impl Source for Queues {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.mux.deadline()
+        self.mux.deadline().into_iter().chain(self.taken.until).min()
     }
 
     fn expired(&mut self, registry: &mut Registry<'_>) {
         self.mux.expired(registry);
+        if self.taken.until.is_some_and(|until| until <= Instant::now()) {
+            self.conclude(Ok(()), true, registry);
+        }
     }
 }
 

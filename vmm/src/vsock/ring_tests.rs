@@ -1,7 +1,7 @@
 //! Rings and chains that are nonsense, and queues that are never empty.
 
-use super::{DEVICE_TYPE, QUEUE_SIZES, Queues, VsockConfig};
-use crate::io::Source;
+use super::{DEVICE_TYPE, KEEP, QUEUE_SIZES, Queues, Taken, VsockConfig};
+use crate::io::{Registry, Source};
 use crate::virtio::queue::TURN;
 use crate::virtio::test_driver::{Descriptor, Driver, INDIRECT, LIMIT, NEXT, WRITE};
 use crate::virtio::{Activation, VirtioDevice};
@@ -12,6 +12,7 @@ use crate::vsock::test_guest::*;
 use crossbeam_channel::{Sender, bounded};
 use std::io::{self, Read, Write};
 use std::sync::Arc;
+use std::thread;
 use std::time::Instant;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::epoll::EventSet;
@@ -180,13 +181,12 @@ impl VirtioDevice for Capture {
     fn reset(&mut self) {}
 }
 
-#[test]
-fn however_much_the_guest_sends_and_takes_a_turn_is_bounded_and_asks_for_the_next() {
+/// Plays `test` with a device of which the guest has 200 receive buffers, and which nobody else serves.
+fn by_hand(test: impl FnOnce(&mut Queues, &mut Driver, &mut Registry<'_>) + Send + 'static) {
     let (tell, hear) = bounded(1);
     let mut driver = Driver::start(Box::new(Capture(tell)));
     for _ in 0..200 {
         driver.add(RECEIVE, &[], &[100]);
-        driver.add(TRANSMIT, &[header(UNKNOWN, op::REQUEST).as_bytes()], &[]);
     }
     let activation = hear.recv().unwrap();
     with_registry(move |registry| {
@@ -201,8 +201,86 @@ fn however_much_the_guest_sends_and_takes_a_turn_is_bounded_and_asks_for_the_nex
             ram: Arc::new(activation.ram),
             receive: queues.next().unwrap(),
             transmit: queues.next().unwrap(),
+            taken: Taken::default(),
             mux: Mux::new(config, Arc::default()),
         };
+        test(&mut device, &mut driver, registry);
+    });
+}
+
+/// Sends `count` packets that are never answered.
+fn send_unanswered(driver: &mut Driver, count: usize) {
+    for _ in 0..count {
+        driver.add(TRANSMIT, &[header(UNKNOWN, op::RST).as_bytes()], &[]);
+    }
+}
+
+#[test]
+fn what_was_taken_goes_back_with_the_next_packet_and_one_interrupt() {
+    by_hand(|device, driver, registry| {
+        send_unanswered(driver, 3);
+        device.ready(super::TRANSMIT, EventSet::IN, registry);
+        assert_eq!((driver.given_back(TRANSMIT), driver.interrupts()), (0, 0));
+        device.mux.receive(&header(UNKNOWN, op::REQUEST), &[], registry);
+        device.ready(super::RECEIVE, EventSet::IN, registry);
+        assert_eq!((driver.given_back(TRANSMIT), driver.given_back(RECEIVE)), (3, 1));
+        assert_eq!(driver.interrupts(), 1);
+        assert_eq!(device.deadline(), None, "nothing is left to give back");
+    });
+}
+
+#[test]
+fn what_was_taken_goes_back_in_time_though_nothing_follows() {
+    by_hand(|device, driver, registry| {
+        let before = Instant::now();
+        send_unanswered(driver, 1);
+        device.ready(super::TRANSMIT, EventSet::IN, registry);
+        let deadline = device.deadline().expect("it is kept for a while");
+        assert!(deadline <= Instant::now() + KEEP && deadline >= before + KEEP);
+        send_unanswered(driver, 1);
+        device.ready(super::TRANSMIT, EventSet::IN, registry);
+        assert_eq!(device.deadline(), Some(deadline), "who sends on does not put it off");
+        thread::sleep(deadline.saturating_duration_since(Instant::now()));
+        device.expired(registry);
+        assert_eq!((driver.given_back(TRANSMIT), driver.interrupts()), (2, 1));
+        assert_eq!(device.deadline(), None);
+    });
+}
+
+#[test]
+fn a_guest_gets_descriptors_back_long_before_it_has_none_left() {
+    by_hand(|device, driver, registry| {
+        let quarter = usize::from(QUEUE_SIZES[TRANSMIT]) / 4;
+        send_unanswered(driver, quarter);
+        device.ready(super::TRANSMIT, EventSet::IN, registry);
+        assert_eq!(driver.given_back(TRANSMIT), 0);
+        send_unanswered(driver, 1);
+        device.ready(super::TRANSMIT, EventSet::IN, registry);
+        assert_eq!(usize::from(driver.given_back(TRANSMIT)), quarter + 1);
+        driver.add(TRANSMIT, &vec![[0].as_slice(); quarter + 1], &[]);
+        device.ready(super::TRANSMIT, EventSet::IN, registry);
+        assert_eq!(
+            usize::from(driver.given_back(TRANSMIT)),
+            quarter + 2,
+            "one of many descriptors"
+        );
+        // What is no chain may have any number of them.
+        no_chains(
+            driver,
+            TRANSMIT,
+            Descriptor { address: 0x10_0000, length: 1, flags: 0, next: 0 },
+        );
+        device.ready(super::TRANSMIT, EventSet::IN, registry);
+        assert_eq!(usize::from(driver.given_back(TRANSMIT)), quarter + 5);
+    });
+}
+
+#[test]
+fn however_much_the_guest_sends_and_takes_a_turn_is_bounded_and_asks_for_the_next() {
+    by_hand(|device, driver, registry| {
+        for _ in 0..200 {
+            driver.add(TRANSMIT, &[header(UNKNOWN, op::REQUEST).as_bytes()], &[]);
+        }
         let mut taken = |queue| std::iter::from_fn(|| driver.take(queue)).count();
         // More is due to the guest than one turn gives.
         for guest in 0..TURN as u32 {
