@@ -1,7 +1,7 @@
 //! A hundred machines on this machine's own KVM.
 
 use super::report::{Column, Report, Row, Sorted, Target};
-use super::start::{RUNTIME, Started};
+use super::start::{Installed, RUNTIME, Started};
 use crate::build;
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -27,9 +27,8 @@ pub(super) fn measure() -> Result<Report> {
     );
     let limits = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, rustix::process::Rlimit { current: limits.maximum, ..limits })?;
-    let programs = build::tools()?;
-    let vmm = build::take(&programs, "vmm")?;
-    let floor = build::take(&programs, "bench-floor")?;
+    let programs = Installed::new(&build::tools()?)?;
+    let [vmm, floor] = ["vmm", "bench-floor"].map(|name| programs.program(name));
     let folder = tempfile::tempdir_in(RUNTIME)?;
     let kernel = folder.path().join("kernel");
     fs::write(&kernel, elf(DOT))?;
