@@ -390,14 +390,23 @@ impl Driver {
         self.wait_for(queue, Self::take_whole)
     }
 
+    /// Asks for an interrupt with the next chain of any queue.
+    pub(crate) fn ask_for_interrupts(&self) {
+        (0..self.rings.len()).for_each(|queue| self.ask_for_interrupt(queue));
+    }
+
+    fn ask_for_interrupt(&self, queue: usize) {
+        let ring = &self.rings[queue];
+        let event = ring.avail_ring() + 4 + u64::from(ring.size) * 2;
+        self.ram.store(ring.used.0, GuestAddress(event), Ordering::Release).unwrap();
+        fence(Ordering::SeqCst);
+    }
+
     fn wait_for<T>(&mut self, queue: usize, take: fn(&mut Self, usize) -> Option<T>) -> T {
         let deadline = Instant::now() + LIMIT;
         loop {
             // Asks for the interrupt, then looks again, as a driver must.
-            let ring = &self.rings[queue];
-            let event = ring.avail_ring() + 4 + u64::from(ring.size) * 2;
-            self.ram.store(ring.used.0, GuestAddress(event), Ordering::Release).unwrap();
-            fence(Ordering::SeqCst);
+            self.ask_for_interrupt(queue);
             if let Some(chain) = take(self, queue) {
                 return chain;
             }

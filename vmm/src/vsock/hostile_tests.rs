@@ -207,8 +207,8 @@ fn a_storm_of_connections_that_end_at_once_leaves_nothing_behind() {
     let mut guest = Guest::without_buffers();
     let ports = Ports { host: OPEN, guest: 1 };
     for _ in 0..5_000 {
-        guest.send(header(ports, op::REQUEST), &[]);
-        guest.send(header(ports, op::RST), &[]);
+        guest.send_later(header(ports, op::REQUEST), &[]);
+        guest.send_later(header(ports, op::RST), &[]);
         assert!(is_over(&mut guest.open.recv_timeout(LIMIT).unwrap()));
     }
     guest.post(&[4096]);
@@ -302,7 +302,7 @@ fn a_flood_of_resets_and_shutdowns_harms_nobody() {
     let mut guest = Guest::new();
     let (ports, mut stream) = guest.open(1);
     for port in 0..5_000 {
-        guest.send(header(Ports { host: OPEN, guest: 10 + port }, op::RST), &[]);
+        guest.send_later(header(Ports { host: OPEN, guest: 10 + port }, op::RST), &[]);
     }
     guest.expect_silence();
     for port in 0..300 {

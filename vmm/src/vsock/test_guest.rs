@@ -112,7 +112,7 @@ impl Guest {
         self.driver.kick(RECEIVE);
     }
 
-    /// Sends a packet, and waits until the device has taken it.
+    /// Sends a packet, and waits until the device has given it back.
     pub(super) fn send(&mut self, header: Header, payload: &[u8]) {
         let head = self.send_later(header, payload);
         while self.driver.wait(TRANSMIT).0 != head {}
