@@ -44,10 +44,12 @@ pub fn counted(process: u32, work: impl FnOnce() -> io::Result<()>) -> io::Resul
     CALLS.begin()?;
     EXITS.begin()?;
     let done = work();
-    let (calls, exits) = (CALLS.counts()?, EXITS.counts()?);
+    let counted = [CALLS, EXITS].map(|tracepoint| tracepoint.counts());
     CALLS.end()?;
     EXITS.end()?;
     done?;
+    let [calls, exits] = counted;
+    let (calls, exits) = (calls?, exits?);
     let calls = threads.iter().filter_map(|thread| calls.get(thread)).sum::<u64>();
     Ok((calls as f64, exits.values().sum::<u64>() as f64))
 }

@@ -87,7 +87,8 @@ pub(super) struct Installed(TempDir);
 
 impl Installed {
     pub(super) fn new(programs: &Programs) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
+        // Where there is room for programs, and they may be run.
+        let folder = tempfile::tempdir_in(build::target()?)?;
         for name in ["vmm", "bench-floor"] {
             fs::copy(build::take(programs, name)?, folder.path().join(name))?;
         }
