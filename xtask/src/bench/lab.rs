@@ -109,10 +109,11 @@ pub(super) fn documents(program: &str, make: impl Fn() -> Result<Job>) -> Result
                 let heard = job.heard();
                 let lines = heard.lines().filter_map(|line| serde_json::from_str(line.trim()).ok());
                 let documents: Vec<Value> = lines.collect();
-                if documents.is_empty() {
-                    bail!("{program} printed:\n{heard}");
+                // A lab that switches itself off may take the end of what it said along.
+                if !documents.is_empty() && heard.ends_with('\n') {
+                    return Ok(documents);
                 }
-                return Ok(documents);
+                say(&format!("lab {lab} of {LABS}: {program} printed no more than:\n{heard}"));
             }
             Ok(TIMED_OUT) => say(&format!("lab {lab} of {LABS} did not come to an end")),
             Ok(code) => bail!("{program} ended with {code} in the lab"),
