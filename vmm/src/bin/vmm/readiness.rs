@@ -60,6 +60,11 @@ impl Readiness {
         }
     }
 
+    /// Whether standard error is the machine's log.
+    pub(crate) fn has_log(&self) -> bool {
+        self.detached
+    }
+
     pub(crate) fn accepted(&self, task: &TaskInfo) {
         if self.detached {
             print_json(&TaskDocument { task: task.clone(), report: None });

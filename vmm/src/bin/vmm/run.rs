@@ -144,9 +144,12 @@ fn run_telling(args: RunArgs, readiness: &Readiness, format: Format) -> Outcome 
     let end = end.wait();
     let exit_status = vm.told().exit_status;
     lock(&running).vm = None;
-    drop(host);
+    // As soon as the name is free, its log is the next one's. Others may be held up where they write.
+    let host = readiness.has_log().then_some(host);
     terminal.restore();
-    Ok(tell(&name, &end, exit_status, format))
+    let exit = tell(&name, &end, exit_status, format);
+    drop(host);
+    Ok(exit)
 }
 
 /// The machine that the command line names or describes, and the task of its start.
