@@ -193,16 +193,17 @@ impl Queues {
     }
 
     /// Ends a turn: gives back what was taken, if that `is_due`, and interrupts the guest. When what was done
-    /// has shown that a queue is broken, nothing is served any more.
+    /// has shown that a queue is broken, that is the last that it gets.
     fn conclude(&mut self, done: Result<(), Broken>, is_due: bool, registry: &mut Registry<'_>) {
         let transmit = &mut self.transmit;
-        let outcome =
-            done.and_then(|()| if is_due { self.taken.give_back(transmit) } else { Ok(()) });
+        let given_back = match done {
+            Ok(()) if !is_due => Ok(()),
+            _ => self.taken.give_back(transmit),
+        };
         transmit.notify_with(&mut self.receive);
-        if outcome.is_err() {
+        if done.and(given_back).is_err() {
             registry.forget_all();
             self.mux.close();
-            self.taken = Taken::default();
         }
     }
 

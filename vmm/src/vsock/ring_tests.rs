@@ -305,13 +305,18 @@ fn a_packet_of_many_descriptors_goes_back_at_once_and_so_does_what_is_none() {
 }
 
 #[test]
-fn a_queue_that_is_nonsense_leaves_nothing_to_come_back_to() {
-    by_hand(Manner::default(), |device, driver, registry| {
-        send_unanswered(device, driver, 1, registry);
-        driver.set_available_index(TRANSMIT, 40_000);
-        device.ready(super::TRANSMIT, EventSet::IN, registry);
-        assert_eq!((device.deadline(), driver.given_back(TRANSMIT)), (None, 0));
-    });
+fn what_was_taken_goes_back_though_a_queue_is_nonsense_and_nothing_is_left() {
+    for queue in [RECEIVE, TRANSMIT] {
+        by_hand(Manner::default(), move |device, driver, registry| {
+            send_unanswered(device, driver, 1, registry);
+            driver.set_available_index(queue, 40_000);
+            give_packet(device, registry);
+            device.ready(super::TRANSMIT, EventSet::IN, registry);
+            assert_eq!((driver.given_back(TRANSMIT), device.deadline()), (1, None));
+            assert!(driver.interrupts() > 0);
+            assert_eq!(driver.status() & NEEDS_RESET, NEEDS_RESET);
+        });
+    }
 }
 
 #[test]
